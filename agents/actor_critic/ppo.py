@@ -1,0 +1,157 @@
+"""PPO: proximal policy optimisation with the clipped surrogate.
+
+Schulman et al. 2017, "Proximal policy optimization algorithms".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents import losses, targets
+from agents.agent import Agent, AgentConfig, Metrics
+from agents.core.distributions import policy_for
+from agents.core.network import NetworkConfig
+from agents.core.optimizers import OptimConfig
+from agents.memory import Rollout
+from envs.transition import Transition
+
+
+@dataclass(frozen=True)
+class PPOConfig(AgentConfig):
+    """What PPO can be told, beside what every agent can."""
+
+    rollout_size: int = 2048
+    """Transitions collected before each update, over all environments."""
+    epochs: int = 10
+    """Passes over each rollout."""
+    batch_size: int = 64
+    """Transitions in each minibatch."""
+    gae_lambda: float = 0.95
+    """λ of the generalised advantages (Schulman et al. 2016)."""
+    clip: float = 0.2
+    """How far the probability ratio may move from 1 before its gradient is cut."""
+    value_clip: float | None = None
+    """How far a value may move from the old one before its gradient is cut; None: any distance."""
+    normalize_advantage: bool = True
+    """Bring advantages to mean 0 and variance 1 over each rollout."""
+    target_kl: float | None = None
+    """End an update once the KL divergence from the old policy exceeds 1.5 times this, in nats."""
+    value_weight: float = 0.5
+    """Weight of the value's squared error in the loss."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy bonus in the loss."""
+    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(shared_trunk=False))
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=3e-4, eps=1e-5, max_grad_norm=0.5)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rollout_size", "epochs", "batch_size"):
+            self.require(name, getattr(self, name) >= 1, "1 or more")
+        self.require("gae_lambda", 0 <= self.gae_lambda <= 1, "a number in [0, 1]")
+        self.require("clip", self.clip > 0, "a positive number")
+        for name in ("value_clip", "target_kl"):
+            value = getattr(self, name)
+            self.require(name, value is None or value > 0, "a positive number, or None")
+        self.require("value_weight", self.value_weight >= 0, "0 or more")
+        self.require("entropy_weight", self.entropy_weight >= 0, "0 or more")
+
+
+class PPO(Agent):
+    """Discrete and Box actions."""
+
+    name = "ppo"
+    Config = PPOConfig
+    config: PPOConfig
+
+    def build(self) -> None:
+        self.policy = policy_for(self.action_space)
+        self.network = self.new_network({"policy": self.policy.head, "value": "scalar"})
+        self.learner = self.new_learner("ppo", network=self.network)
+        self.memory = Rollout(self.config.rollout_size, device=self.device)
+
+    def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
+        output = self.network(obs, only="policy")["policy"].cpu().numpy()
+        return self.policy.sample(output, rng) if explore else self.policy.mode(output)
+
+    def update(self, batch: Transition) -> Metrics:
+        # The weights are still those that acted: they give the old log-probabilities and values.
+        with torch.no_grad():
+            output = self.network(batch.obs)
+            next_value = self.network(batch.next_obs, only="value")["value"]
+            log_prob = self.policy.log_prob(output["policy"], batch.action)
+        value = output["value"]
+        advantage = targets.gae(
+            self.scaled(batch.reward),
+            batch.discount(self.config.gamma),
+            value,
+            next_value,
+            batch.done,
+            self.config.gae_lambda,
+        )
+        returns = advantage + value
+        if self.config.normalize_advantage:
+            advantage = losses.standardized(advantage, batch.valid)
+        columns = (batch.obs, batch.action, log_prob, value, returns, advantage)
+        log_ratio = self.optimize([x[batch.valid] for x in columns])
+        return {
+            "explained_variance": losses.explained_variance(value, returns, batch.valid),
+            "policy_entropy": float(self.policy.entropy(output["policy"])[batch.valid].mean()),
+            "kl": float(kl(log_ratio)),
+            "clip_fraction": float(((log_ratio.exp() - 1.0).abs() > self.config.clip).float().mean()),
+        }
+
+    def optimize(self, data: list[Tensor]) -> Tensor:
+        """Epochs of minibatches over the rollout, until the policy has moved far enough.
+
+        Returns log π(a|s) - log π_old(a|s) as seen in the last epoch.
+        """
+        c, size = self.config, len(data[0])
+        # One bad number spoils a whole rollout: then it is one batch, which the learner refuses.
+        batch_size = c.batch_size if data[-1].isfinite().all() else size
+        for _ in range(c.epochs):
+            order = torch.from_numpy(self.rng.permutation(size)).to(self.device)
+            log_ratios = []
+            for minibatch in zip(*(x[order].split(batch_size) for x in data), strict=True):
+                noise = self.network.sample_noise((len(minibatch[0]),), self.noise)
+                step = self.learner.minimize(self.loss, *minibatch, noise)
+                log_ratios.append(step.aux["log_ratio"])
+                moved = c.target_kl is not None and kl(log_ratios[-1]) > 1.5 * c.target_kl
+                if step.skipped or moved:
+                    return torch.cat(log_ratios)
+        return torch.cat(log_ratios)
+
+    def loss(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        old_log_prob: Tensor,
+        old_value: Tensor,
+        returns: Tensor,
+        advantage: Tensor,
+        noise: list[Tensor] | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        c = self.config
+        output = self.network(obs, noise)
+        log_ratio = self.policy.log_prob(output["policy"], action) - old_log_prob
+        if c.value_clip is None:
+            value_error = losses.squared(output["value"], returns)
+        else:
+            value_error = losses.clipped_value(output["value"], old_value, returns, c.value_clip)
+        terms = {
+            "policy": losses.clipped_surrogate(log_ratio.exp(), advantage, c.clip).mean(),
+            "value": c.value_weight * value_error.mean(),
+        }
+        if c.entropy_weight:
+            terms["entropy"] = -c.entropy_weight * self.policy.entropy(output["policy"]).mean()
+        return terms, {"log_ratio": log_ratio.detach()}
+
+
+def kl(log_ratio: Tensor) -> Tensor:
+    """KL(π_old, π) from samples of π_old, by the low-variance estimator E[ρ - 1 - log ρ]."""
+    return (log_ratio.exp() - 1.0 - log_ratio).mean()

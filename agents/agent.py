@@ -1,0 +1,383 @@
+"""What every agent is: act, observe, update, save, load. And its Actor, which steps environments."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from agents.core.files import (
+    CheckpointError,
+    config_from_json,
+    config_to_json,
+    read_arrays,
+    space_from_json,
+    space_to_json,
+    write_arrays,
+)
+from agents.core.learner import Learner, Target
+from agents.core.network import Head, Network, NetworkConfig
+from agents.core.normalizer import ObservationNormalizer, RewardScaler
+from agents.core.optimizers import OptimConfig
+from agents.core.seeding import derived, stream
+from agents.core.spaces import Observations
+from agents.memory import Replay, Rollout
+from envs.transition import Transition
+
+Metrics = dict[str, float]
+"""An agent's own scalars of one `update`: the same names every time."""
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What every agent can be told."""
+
+    gamma: float = 0.99
+    """Discount of a reward one step later."""
+    normalize_obs: bool = False
+    """Bring observations to mean 0 and variance 1 by running statistics, saved with the agent."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """What the network is built of."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """How the learner follows its gradient."""
+
+    def __post_init__(self) -> None:
+        self.require("gamma", 0.0 <= self.gamma <= 1.0, "a number in [0, 1]")
+
+    def require(self, name: str, holds: bool, what: str) -> None:
+        """Raise ValueError that names the field, its value and what would be right."""
+        if not holds:
+            raise ValueError(f"{name} is {getattr(self, name)}: use {what}")
+
+
+class Agent:
+    """The base of every agent. A subclass says what it is made of and how it learns:
+
+    - `name`, `Config`: its name on the command line and its config dataclass;
+    - `build()`: its networks, learners and memory, through `new_network`, `new_learner`,
+      `new_target`;
+    - `choose(obs, explore, rng)`: actions for a batch of observations;
+    - `update(batch)`: one round of learning from what the memory yields.
+
+    Raises ValueError for a space or a config that the agent does not support.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[AgentConfig]]
+
+    memory: Rollout | Replay
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        config: AgentConfig | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        trunk: nn.Module | None = None,
+    ) -> None:
+        config = config if config is not None else self.Config()
+        if not isinstance(config, self.Config):
+            raise ValueError(
+                f"{self.name} takes a {self.Config.__name__}, not a {type(config).__name__}"
+            )
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.config = config
+        self.seed = seed
+        self.device = torch.device(device)
+        self.observations = Observations(observation_space)
+        self.steps = 0
+        """Valid environment steps observed."""
+        self.learners: dict[str, Learner] = {}
+        self.targets: dict[str, Target] = {}
+        self.obs_normalizer = (
+            ObservationNormalizer(self.observations.numeric) if config.normalize_obs else None
+        )
+        self.reward_scaler = RewardScaler(config.gamma) if config.normalize_reward else None
+        self.rng = stream(seed, "update")
+        """For what an update draws: minibatches, actions at a truncation."""
+        self.noise = torch.Generator(self.device).manual_seed(derived(seed, "noise"))
+        """For the noise that goes into a loss, such as dropout's."""
+        self._trunk = trunk
+        self._init = torch.Generator().manual_seed(derived(seed, "init"))
+        self._predictions = stream(seed, "predict")
+        self.build()
+
+    # What a subclass gives -----------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Make the networks, learners and memory."""
+        raise NotImplementedError
+
+    def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
+        """Actions `(N,)` or `(N, A)` for observations `(N, size)`, under `torch.inference_mode`."""
+        raise NotImplementedError
+
+    def update(self, batch: Transition) -> Metrics:
+        """Learn from a batch of the memory's. Returns the agent's own scalars."""
+        raise NotImplementedError
+
+    # What a subclass builds with -----------------------------------------------------------------
+
+    def new_network(self, heads: Mapping[str, Head | int | str]) -> Network:
+        """A network over the observation space, drawn from the agent's own random stream."""
+        return Network(
+            self.observation_space, heads, self.config.network, self._init, self._trunk
+        ).to(self.device)
+
+    def new_learner(self, name: str, **modules: nn.Module) -> Learner:
+        """A learner over these modules; it is saved, resumed and recorded under its name."""
+        self.learners[name] = Learner(modules, self.config.optim, name)
+        return self.learners[name]
+
+    def new_target(self, learner: Learner) -> Target:
+        """A frozen copy of a learner's modules, saved and resumed with the agent."""
+        self.targets[learner.name] = Target(learner)
+        return self.targets[learner.name]
+
+    def discrete_actions(self) -> int:
+        """The number of actions. Raises ValueError when they are not Discrete."""
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise ValueError(
+                f"{self.name} needs a Discrete action space, this one is {self.action_space}"
+            )
+        return int(self.action_space.n)
+
+    def scaled(self, reward: Tensor) -> Tensor:
+        """Rewards as the agent learns from them."""
+        return reward if self.reward_scaler is None else reward * self.reward_scaler.scale
+
+    def normalized(self, obs: Tensor) -> Tensor:
+        """Raw observations from a replay as the network reads them."""
+        return obs if self.obs_normalizer is None else self.obs_normalizer.tensor(obs)
+
+    # Acting --------------------------------------------------------------------------------------
+
+    def act(self, obs: Any, explore: bool = False) -> np.ndarray:
+        """The greedy action for one observation or a batch of them, fit for the environment.
+
+        Raises ValueError when the observation does not fit the space or is not finite.
+        """
+        batched = self.observations.is_batch(obs)
+        flat = self.observations.flatten(obs)
+        if not np.isfinite(flat).all():
+            raise ValueError("the observation is not finite: there is no sensible action for it")
+        action = self._act(flat if batched else flat[None], explore, self._predictions)
+        if isinstance(self.action_space, spaces.Box):
+            low, high = self.action_space.low, self.action_space.high
+            action = np.clip(action, low, high).astype(self.action_space.dtype)
+        return action if batched else action[0]
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, Any]:
+        """`(action, state)`, so that Stable-Baselines3's tools accept the agent."""
+        return self.act(observation, explore=not deterministic), state
+
+    def actor(self, num_envs: int, explore: bool = True, seed: int = 0) -> Actor:
+        """What steps `num_envs` environments with this agent."""
+        return Actor(self, num_envs, explore, seed)
+
+    @torch.inference_mode()
+    def _act(self, flat: np.ndarray, explore: bool, rng: np.random.Generator) -> np.ndarray:
+        """Actions in the form of the action space, Box ones not clipped, from flat observations."""
+        if self.obs_normalizer is not None:
+            flat = self.obs_normalizer(flat)
+        action = self.choose(torch.from_numpy(flat).to(self.device), explore, rng)
+        if isinstance(self.action_space, spaces.Discrete):
+            return action + self.action_space.start
+        return action.reshape(len(flat), *(self.action_space.shape or ()))
+
+    # Learning ------------------------------------------------------------------------------------
+
+    def plan(self, steps: int) -> None:
+        """Tell the schedules how many environment steps the training is to take."""
+        for learner in self.learners.values():
+            learner.planned = steps
+
+    def observe(self, transition: Transition) -> None:
+        """Remember one step of N environments. Normalisers learn here, never in a loss."""
+        obs = self.observations.flatten(transition.obs)
+        next_obs = self.observations.flatten(transition.next_obs)
+        valid = transition.valid
+        self.steps += int(np.count_nonzero(valid))
+        for learner in self.learners.values():
+            learner.env_steps = self.steps
+        if self.obs_normalizer is not None:
+            seen = obs[valid]
+            if not self.memory.raw:  # by the statistics it was acted on, before they move
+                obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
+            self.obs_normalizer.update(seen)
+        if self.reward_scaler is not None:
+            self.reward_scaler.observe(transition.reward, transition.done, valid)
+        self.memory.add(
+            Transition(
+                obs,
+                self._stored(transition.action),
+                transition.reward,
+                next_obs,
+                transition.terminated,
+                transition.truncated,
+                valid,
+                transition.extras,
+            )
+        )
+
+    def _stored(self, action: np.ndarray) -> np.ndarray:
+        """Actions as the agent counts them: from 0, or as float32 vectors."""
+        if isinstance(self.action_space, spaces.Discrete):
+            return action - self.action_space.start if self.action_space.start else action
+        return np.asarray(action, np.float32).reshape(len(action), -1)
+
+    # Saving --------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write one file from which `agents.load` makes an agent that acts the same.
+
+        It holds the weights and the normalisers as safetensors; config, spaces and versions as
+        JSON in its header. What training needs beyond that lies in a run's checkpoints.
+        """
+        arrays = {
+            f"{learner.name}.{key}.{name}": value
+            for learner in self.learners.values()
+            for key, module in learner.modules.items()
+            for name, value in module.state_dict().items()
+        }
+        normalizers = {}
+        for name, part in self._normalizers().items():
+            state = part.state_dict()
+            arrays |= {f"{name}.{key}": state[key] for key in ("mean", "variance")}
+            normalizers[name] = state["count"]
+        header = {
+            "agent": self.name,
+            "config": config_to_json(self.config),
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "seed": self.seed,
+            "steps": self.steps,
+            "normalizers": normalizers,
+            "trunk": "own" if self._trunk is not None else "built",
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "gymnasium": gymnasium.__version__,
+            },
+        }
+        write_arrays(path, arrays, header)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, device: torch.device | str = "cpu", trunk: nn.Module | None = None
+    ) -> Self:
+        """The agent that `save` wrote. A trunk of the user's own is to be given again.
+
+        Raises CheckpointError when the file is not whole, not ours, or of another agent.
+        """
+        arrays, header = read_arrays(path)
+        try:
+            if header["agent"] != cls.name:
+                raise CheckpointError(f"{path} holds a {header['agent']} agent, not {cls.name}")
+            if (header["trunk"] == "own") != (trunk is not None):
+                hint = "give it as trunk=" if trunk is None else "leave trunk= out"
+                raise CheckpointError(f"{path} was saved with a trunk {header['trunk']}: {hint}")
+            agent = cls(
+                space_from_json(header["observation_space"]),
+                space_from_json(header["action_space"]),
+                config_from_json(cls.Config, header["config"]),
+                header["seed"],
+                device,
+                trunk,
+            )
+            agent._load_arrays(arrays, header)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{path} does not hold a whole {cls.name} agent: {error}") from None
+        return agent
+
+    def _load_arrays(self, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+        for learner in self.learners.values():
+            for key, module in learner.modules.items():
+                prefix = f"{learner.name}.{key}."
+                module.load_state_dict(
+                    {
+                        name.removeprefix(prefix): torch.from_numpy(array)
+                        for name, array in arrays.items()
+                        if name.startswith(prefix)
+                    }
+                )
+        for target in self.targets.values():
+            target.follow()
+        for name, part in self._normalizers().items():
+            part.mean, part.variance = arrays[f"{name}.mean"], arrays[f"{name}.variance"]
+            part.count = header["normalizers"][name]
+        self.steps = header["steps"]
+
+    def _normalizers(self) -> dict[str, ObservationNormalizer | RewardScaler]:
+        parts = {"obs_normalizer": self.obs_normalizer, "reward_scaler": self.reward_scaler}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later updates and actions depend on, the memory apart."""
+        parts = {**self.learners, **self._normalizers()}
+        return {
+            "steps": self.steps,
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "targets": {name: target.state_dict() for name, target in self.targets.items()},
+            "rng": self.rng.bit_generator.state,
+            "predictions": self._predictions.bit_generator.state,
+            "noise": self.noise.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+        self.steps = int(state["steps"])
+        for name, part in {**self.learners, **self._normalizers()}.items():
+            part.load_state_dict(state["parts"][name])
+        for name, target in self.targets.items():
+            target.load_state_dict(state["targets"][name])
+        self.rng.bit_generator.state = state["rng"]
+        self._predictions.bit_generator.state = state["predictions"]
+        self.noise.set_state(torch.as_tensor(state["noise"]))
+
+
+class Actor:
+    """Steps environments with an agent; owns what lives with a stream of experience."""
+
+    def __init__(self, agent: Agent, num_envs: int, explore: bool, seed: int) -> None:
+        self.agent = agent
+        self.num_envs = num_envs
+        self.explore = explore
+        self.rng = stream(seed, "exploration")
+
+    def act(self, obs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Actions for `num_envs` observations, and what is to be kept with the step.
+
+        Box actions are not clipped: the environment is given what it takes by `VectorEnv`, and the
+        agent learns from what it drew.
+        """
+        flat = self.agent.observations.flatten(obs)
+        return self.agent._act(flat, self.explore, self.rng), {}
+
+    def reset(self, done: np.ndarray) -> None:
+        """Told after each step where an episode ended, `(N,)`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.rng.bit_generator.state = state["rng"]

@@ -1,0 +1,1 @@
+"""The backprop-trained network core that every agent shares."""

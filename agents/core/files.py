@@ -1,0 +1,303 @@
+"""Files that hold arrays: safetensors with a JSON header, checked by a SHA-256, never a pickle.
+
+Nothing is executed on reading, a file appears whole or not at all, and whatever is not one of
+ours, or is one no longer, is refused with one line that says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import types
+import typing
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_safetensors
+from safetensors.numpy import save as format_safetensors
+
+FORMAT = 1
+"""Version of the file format; a reader refuses files of a newer one."""
+
+_KEY = "chainrule"  # the one metadata entry; safetensors itself only stores strings there
+_ARRAY = "$array"  # stands in a JSON tree where an array was taken out
+
+Config = TypeVar("Config")
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be loaded: missing, truncated, tampered with, or not one of ours."""
+
+
+# Whole files ------------------------------------------------------------------------------------
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file so that a crash at any moment leaves the old one or the new one, whole."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name is on the disk before anything that relies on it
+    finally:
+        os.close(folder)
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+    """Write named arrays or tensors and a header of JSON values as one safetensors file."""
+    named = {name: _as_numpy(array) for name, array in arrays.items()}
+    text = json.dumps({"format": FORMAT, "header": header, "sha256": _digest(named, header)})
+    write_bytes(path, format_safetensors(named, metadata={_KEY: text}))
+
+
+def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the header that `write_arrays` wrote.
+
+    Raises CheckpointError when the file is missing, truncated, tampered with, of a newer format,
+    or not written by `write_arrays`, as a pickle or a `torch.save` file is.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    meta = _metadata(path, data)
+    if meta["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {meta['format']}, this version reads up to {FORMAT}: "
+            "upgrade chainrule"
+        )
+    try:
+        arrays = parse_safetensors(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {_one_line(error)}") from None
+    if _digest(arrays, meta["header"]) != meta["sha256"]:
+        raise CheckpointError(f"{path} was changed after it was written: its SHA-256 differs")
+    return arrays, meta["header"]
+
+
+def _metadata(path: str | Path, data: bytes) -> dict[str, Any]:
+    """Our entry in the header of a safetensors file, with what it must have."""
+    if data[:2] == b"PK" or data[:1] == b"\x80":
+        raise CheckpointError(
+            f"{path} is a pickle or a torch.save file, which could run code when loaded: "
+            "only safetensors files written by chainrule are read"
+        )
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or (data[8:9] == b"{" and len(data) < 8 + length):
+        raise CheckpointError(f"{path} is truncated: {len(data)} bytes are left of it")
+    try:
+        entries = json.loads(data[8 : 8 + length])["__metadata__"]
+        meta = json.loads(entries[_KEY])
+        if not (isinstance(meta["format"], int) and isinstance(meta["header"], dict)):
+            raise TypeError
+        return {**meta, "sha256": meta["sha256"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{path} is not a file that chainrule wrote") from None
+
+
+def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
+    """SHA-256 over the header and each array's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _as_numpy(array: Any) -> np.ndarray:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu().numpy()
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"an array of {array.dtype} cannot be saved: use numbers or booleans")
+    return np.ascontiguousarray(array).reshape(array.shape)  # as safetensors takes it to be
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# State ------------------------------------------------------------------------------------------
+
+
+def split_state(tree: Any) -> tuple[dict[str, np.ndarray], Any]:
+    """Take the arrays out of a nested state: (arrays by their path in the tree, JSON tree).
+
+    `tree` is made of dicts with string keys, lists, arrays or tensors, and JSON values. Tuples
+    come back as lists, tensors and NumPy scalars as arrays. Raises ValueError for anything else.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def split(value: Any, path: str) -> Any:
+        if isinstance(value, Mapping):
+            if not all(isinstance(key, str) and key != _ARRAY for key in value):
+                raise ValueError(f"state {path or '/'} has keys that are not plain strings")
+            return {key: split(item, f"{path}/{key}") for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [split(item, f"{path}/{i}") for i, item in enumerate(value)]
+        if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+            while path in arrays:  # keys may contain the separator themselves
+                path += "/"
+            arrays[path] = _as_numpy(value)
+            return {_ARRAY: path}
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise ValueError(f"state {path} is a {type(value).__name__}, which cannot be saved")
+
+    return arrays, split(tree, "")
+
+
+def join_state(arrays: Mapping[str, np.ndarray], json_tree: Any) -> Any:
+    """Put the arrays back where `split_state` took them out."""
+    if isinstance(json_tree, dict):
+        if _ARRAY in json_tree:
+            return arrays[json_tree[_ARRAY]]
+        return {key: join_state(arrays, item) for key, item in json_tree.items()}
+    if isinstance(json_tree, list):
+        return [join_state(arrays, item) for item in json_tree]
+    return json_tree
+
+
+# Spaces -----------------------------------------------------------------------------------------
+
+
+def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
+    """A Gymnasium space as JSON values. Raises ValueError for a kind that is not supported."""
+    match space:
+        case spaces.Box():
+            return {
+                "type": "Box",
+                "low": _bounds(space.low),
+                "high": _bounds(space.high),
+                "shape": list(space.shape),
+                "dtype": str(space.dtype),
+            }
+        case spaces.Discrete():
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case spaces.MultiDiscrete():
+            nvec, start, dtype = space.nvec.tolist(), space.start.tolist(), str(space.dtype)
+            return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": dtype}
+        case spaces.MultiBinary():
+            return {"type": "MultiBinary", "shape": list(space.shape)}
+        case spaces.Dict():
+            parts = [[key, space_to_json(part)] for key, part in space.spaces.items()]
+            return {"type": "Dict", "spaces": parts}
+        case spaces.Tuple():
+            return {"type": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+    raise ValueError(f"space {space} cannot be saved: it is none that an agent supports")
+
+
+def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
+    """The space that `space_to_json` described."""
+    match data["type"]:
+        case "Box":
+            shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+            low, high = (
+                np.broadcast_to(np.asarray(data[bound], dtype), shape).copy()
+                for bound in ("low", "high")
+            )
+            return spaces.Box(low, high, shape, dtype.type)
+        case "Discrete":
+            return spaces.Discrete(data["n"], start=data["start"])
+        case "MultiDiscrete":
+            dtype = np.dtype(data["dtype"])
+            return spaces.MultiDiscrete(
+                np.asarray(data["nvec"], dtype), dtype.type, start=np.asarray(data["start"], dtype)
+            )
+        case "MultiBinary":
+            shape = data["shape"]
+            return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+        case "Dict":  # an OrderedDict is not sorted by Gymnasium: the order is as it was
+            parts = ((key, space_from_json(part)) for key, part in data["spaces"])
+            return spaces.Dict(OrderedDict(parts))
+        case "Tuple":
+            return spaces.Tuple([space_from_json(part) for part in data["spaces"]])
+    raise CheckpointError(f"{data['type']!r} is not a space that an agent supports")
+
+
+def _bounds(bounds: np.ndarray) -> Any:
+    """One number where all are equal, as in an image; else all of them."""
+    uniform = bounds.size > 0 and bool((bounds == bounds.flat[0]).all())
+    return bounds.flat[0].item() if uniform else bounds.tolist()
+
+
+# Configurations ---------------------------------------------------------------------------------
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass, with those nested in it, as JSON values (tuples become lists)."""
+
+    def convert(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return config_to_json(value)
+        return [convert(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return {f.name: convert(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def config_from_json(cls: type[Config], data: Mapping[str, Any]) -> Config:
+    """The config that `config_to_json` described; fields that are not given have their defaults.
+
+    Raises ValueError for an unknown field, naming close matches, or a value of the wrong type.
+    """
+    return _dataclass(cls, data, "")
+
+
+def _dataclass(cls: type[Config], data: Any, path: str) -> Config:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{path} is {data!r}: give fields of {cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in data:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 3, 0.5) or known
+            raise ValueError(
+                f"{cls.__name__} has no field {f'{path}.{name}'.lstrip('.')!r}: "
+                f"did you mean {', '.join(close)}?"
+            )
+    join = f"{path}." if path else ""
+    return cls(**{name: _value(hints[name], value, join + name) for name, value in data.items()})
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the type that the field is annotated with."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for arm in sorted(arguments, key=lambda arm: arm is not type(None)):
+            try:
+                return _value(arm, value, path)
+            except ValueError as error:
+                last = error
+        raise last
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(typing.cast(type, hint), value, path)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        if len(kinds) == len(value):
+            return tuple(_value(kind, item, path) for kind, item in zip(kinds, value, strict=True))
+    elif origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ValueError(f"{path} is {value!r}: use {', '.join(map(str, arguments))}")
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is typing.Any or type(value) is hint or (hint is type(None) and value is None):
+        return value
+    expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    raise ValueError(f"{path} is {value!r}: expected {expected}")

@@ -1,0 +1,323 @@
+"""Learner: the one door to backpropagation."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from agents.core import optimizers
+from agents.core.gradients import GradientStatistics, Record
+from agents.core.optimizers import OptimConfig
+from agents.core.parameters import FlatParameters
+
+Loss = Callable[..., tuple[dict[str, Tensor], dict[str, Tensor]]]
+"""`loss(*inputs) -> (terms, aux)`. Pure: a function of the learner's parameters and its inputs.
+
+`terms` are named, weighted scalars that the learner adds up. `aux` is detached and may be per
+sample; its scalars are logged. Randomness comes in as an input, and nothing in a loss reads a
+tensor's value on the host, so that the same loss can be compiled or stacked over seeds.
+"""
+
+
+@dataclass(slots=True)
+class Step:
+    """What came of one step of the optimiser, as host numbers."""
+
+    update: int
+    """Accepted updates of the learner so far, this one included if it was accepted."""
+    loss: float
+    terms: dict[str, float]
+    scalars: dict[str, float]
+    """The scalars of the loss's aux."""
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    lr: float
+    clipped: bool = False
+    skipped: bool = False
+    """The loss or the gradient was not finite: nothing was changed."""
+    nonfinite: str = ""
+    """Where a skipped step went wrong: the loss term and the first layer."""
+    record: Record | None = None
+    """Every `stats_every` updates; `learner.statistics.summary` reads it."""
+    aux: dict[str, Tensor] = field(default_factory=dict)
+    """The loss's aux, as tensors."""
+
+
+class Learner:
+    """Evaluates a loss, backpropagates, guards, records, clips and steps an optimiser.
+
+    `modules` (by name) give their trainable parameters to one flat vector that only this learner
+    steps. A step whose loss or gradient is not finite changes nothing, bit for bit; it is counted
+    and says where it went wrong. `observer`, if set, is called with every `Step`.
+
+    Raises ValueError when a parameter already belongs to another learner.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, nn.Module], config: OptimConfig, name: str = "learner"
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.modules = dict(modules)
+        self.flat = FlatParameters(modules)
+        self.statistics = GradientStatistics(
+            modules, self.flat, config.stats_every, config.betas
+        )
+        self.updates = 0
+        self.skipped = 0
+        self.env_steps = 0
+        """Environment steps so far; the agent keeps it current, schedules count in it."""
+        self.planned: int | None = None
+        """Environment steps of the whole training, where they are known."""
+        self.observer: Callable[[Learner, Step], None] | None = None
+        self.moments = optimizers.new_moments(config, self.flat.vector)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.config.lr_at(self.env_steps, self.planned)
+
+    def minimize(self, loss: Loss, *inputs: Any) -> Step:
+        """One step down the gradient of `loss(*inputs)`."""
+        terms, aux = self.gradient(loss, *inputs)
+        return self.step_along(self.flat.gradient, terms, aux)
+
+    def gradient(self, loss: Loss, *inputs: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Leaves the gradient of the loss and its penalties in `flat.gradient`.
+
+        Returns the terms and the aux of the loss, detached.
+        """
+        if self.statistics.due(self.updates + 1):
+            self.statistics.watch()
+        try:
+            terms, aux = loss(*inputs)
+        finally:
+            self.statistics.unwatch()
+        self.flat.gradient.zero_()
+        _total(terms).backward()
+        terms = {name: term.detach() for name, term in terms.items()}
+        if self.config.l1 or self.config.l2:
+            terms |= self._penalties()
+        return terms, aux
+
+    def step_along(
+        self,
+        direction: Tensor,
+        terms: Mapping[str, Tensor] | None = None,
+        aux: Mapping[str, Tensor] | None = None,
+    ) -> Step:
+        """Give the optimiser `direction` (a flat vector) for a gradient: guard, record, clip, step.
+
+        For an agent with a direction of its own; `minimize` passes the gradient.
+        """
+        terms, aux = dict(terms or {}), dict(aux or {})
+        scalars = [name for name, value in aux.items() if value.ndim == 0]
+        numbers = torch.stack(
+            [direction.norm(), *terms.values(), *(aux[name] for name in scalars)]
+        ).tolist()  # the one transfer: it serves the guard and the log
+        grad_norm, values = numbers[0], numbers[1 : 1 + len(terms)]
+        step = Step(
+            update=self.updates,
+            loss=sum(values),
+            terms=dict(zip(terms, values, strict=True)),
+            scalars=dict(zip(scalars, numbers[1 + len(terms) :], strict=True)),
+            grad_norm=grad_norm,
+            lr=self.lr,
+            aux=aux,
+        )
+        if math.isfinite(grad_norm) and math.isfinite(step.loss):
+            self._apply(direction, step)
+        else:
+            step.skipped = True
+            step.nonfinite = self._locate(direction, step.terms)
+            self.skipped += 1
+        if self.observer is not None:
+            self.observer(self, step)
+        return step
+
+    def _apply(self, direction: Tensor, step: Step) -> None:
+        self.updates += 1
+        step.update = self.updates
+        recording = self.statistics.due(self.updates)
+        if recording:
+            self.statistics.before(direction)
+        elif self.statistics.due(self.updates + 1):
+            self.statistics.remember(direction)
+        limit = self.config.max_grad_norm
+        if limit is not None and step.grad_norm > limit:
+            direction.mul_(limit / step.grad_norm)
+            step.clipped = True
+        if self.config.decay:
+            self._decaying.mul_(1.0 - step.lr * self.config.decay)
+        optimizers.step(self.config, self.flat.vector, direction, self.moments, step.lr)
+        if recording:
+            step.record = self.statistics.after(self.moments, step.grad_norm, step.update)
+
+    @property
+    def _decaying(self) -> Tensor:
+        return self.flat.vector[: self.flat.decaying]
+
+    def _penalties(self) -> dict[str, Tensor]:
+        """Adds the gradients of the L1 and L2 penalties, returns their values as loss terms."""
+        terms, weights = {}, self._decaying
+        gradient = self.flat.gradient[: self.flat.decaying]
+        if self.config.l1:
+            gradient.add_(weights.sign(), alpha=self.config.l1)
+            terms["l1"] = self.config.l1 * weights.abs().sum()
+        if self.config.l2:
+            gradient.add_(weights, alpha=self.config.l2)
+            terms["l2"] = 0.5 * self.config.l2 * weights.square().sum()
+        return terms
+
+    def _locate(self, direction: Tensor, terms: Mapping[str, float]) -> str:
+        """Names the first loss term and the first layer (in forward order) that are not finite."""
+        found = [f"loss term {name!r}" for name, v in terms.items() if not math.isfinite(v)][:1]
+        bad = {
+            segment.layer
+            for segment in self.flat.segments
+            if not direction[segment.start : segment.stop].isfinite().all()
+        }
+        found += [f"layer {layer!r}" for layer in self.statistics.layers if layer in bad][:1]
+        return ", ".join(found) or "gradient norm"  # every entry finite, their squares overflow
+
+    def functional(self, loss: Loss) -> Callable[..., Any]:
+        """`loss` as a function of a flat weight vector: `f(vector, *inputs) -> (terms, aux)`.
+
+        It can be differentiated, stacked with `torch.func.vmap` and compiled.
+        """
+        holder = _Holder(self.modules, loss)
+        prefix = "modules_by_name."
+
+        def evaluate(vector: Tensor, *inputs: Any) -> Any:
+            weights = {prefix + n: w for n, w in self.flat.split(vector).items()}
+            return functional_call(holder, weights, inputs)
+
+        return evaluate
+
+    def hvp(self, loss: Loss, vector: Tensor, *inputs: Any) -> Tensor:
+        """The product of the loss's Hessian with a flat `vector` (Pearlmutter 1994)."""
+        parameters = self.flat.parameters
+        total = _total(loss(*inputs)[0])
+        gradients = torch.autograd.grad(
+            total, parameters, create_graph=True, materialize_grads=True
+        )
+        directions = self.flat.split(vector).values()
+        slope = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)])
+        products = torch.autograd.grad(slope.sum(), parameters, materialize_grads=True)
+        return torch.cat([product.reshape(-1) for product in products])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, moments and counters: all that later steps depend on."""
+        return {
+            "vector": self.flat.vector.clone(),
+            "buffers": {
+                f"{key}.{name}": buffer.clone()
+                for key, module in self.modules.items()
+                for name, buffer in module.named_buffers()
+            },
+            "moments": {name: moment.clone() for name, moment in self.moments.items()},
+            "updates": self.updates,
+            "skipped": self.skipped,
+            "env_steps": self.env_steps,
+            "planned": self.planned,
+            "previous_gradient": self.statistics.previous,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave. Raises ValueError if it does not fit the modules."""
+        vector = torch.as_tensor(state["vector"])
+        if vector.shape != self.flat.vector.shape:
+            raise ValueError(
+                f"learner {self.name!r} has {self.flat.vector.numel()} weights, the state given "
+                f"has {vector.numel()}: it was saved with another network"
+            )
+        self.flat.vector.copy_(vector)
+        for key, module in self.modules.items():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(torch.as_tensor(state["buffers"][f"{key}.{name}"]))
+        for name, moment in self.moments.items():
+            moment.copy_(torch.as_tensor(state["moments"][name]))
+        for name in ("updates", "skipped", "env_steps", "planned"):
+            setattr(self, name, state[name])
+        previous = state["previous_gradient"]
+        self.statistics.previous = (
+            None if previous is None else torch.as_tensor(previous).to(self.flat.vector.device)
+        )
+
+
+class Target:
+    """A frozen copy of a learner's modules that follows its weights in one operation."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self.modules = {name: _copy(module) for name, module in learner.modules.items()}
+        flat = FlatParameters(self.modules)
+        self.vector = flat.vector
+        for parameter in flat.parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    @torch.no_grad()
+    def follow(self, tau: float = 1.0) -> None:
+        """Move a share `tau` of the way to the learner's weights; 1 copies them."""
+        if tau == 1.0:
+            self.vector.copy_(self._learner.flat.vector)
+        else:
+            self.vector.lerp_(self._learner.flat.vector, tau)
+        for name, module in self.modules.items():
+            sources = dict(self._learner.modules[name].named_buffers())
+            for key, buffer in module.named_buffers():
+                buffer.copy_(sources[key])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The target's weights and buffers."""
+        return {
+            "vector": self.vector.clone(),
+            "buffers": {
+                f"{key}.{name}": buffer.clone()
+                for key, module in self.modules.items()
+                for name, buffer in module.named_buffers()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+        self.vector.copy_(torch.as_tensor(state["vector"]))
+        for key, module in self.modules.items():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(torch.as_tensor(state["buffers"][f"{key}.{name}"]))
+
+
+class _Holder(nn.Module):
+    """Gives `functional_call` one module that holds the learner's and calls the loss."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], loss: Loss) -> None:
+        super().__init__()
+        self.modules_by_name = nn.ModuleDict(modules)
+        self.loss = loss
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.loss(*inputs)
+
+
+def _total(terms: Mapping[str, Tensor]) -> Tensor:
+    first, *rest = terms.values()
+    for term in rest:
+        first = first + term
+    return first
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy with storage of its own; the weights are views of the learner's vector."""
+    twin = copy.deepcopy(module)
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.clone()
+        parameter.__dict__.pop("is_flat", None)
+    return twin

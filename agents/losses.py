@@ -1,0 +1,64 @@
+"""Losses for each sample, `(...,) -> (...,)`: pure functions, differentiable in the first input.
+
+The caller averages and weights them. Shapes must be equal: a ValueError names them otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def squared(prediction: Tensor, target: Tensor) -> Tensor:
+    """(prediction - target)²."""
+    _same_shape(prediction, target)
+    return F.mse_loss(prediction, target, reduction="none")
+
+
+def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
+    """½ e² for an error |e| ≤ δ, δ (|e| - ½ δ) beyond it (Huber 1964; Mnih et al. 2015)."""
+    _same_shape(prediction, target)
+    return F.huber_loss(prediction, target, reduction="none", delta=delta)
+
+
+def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """-log π(a|s) A: its gradient is the policy gradient, negated (Williams 1992)."""
+    _same_shape(log_prob, advantage)
+    return -log_prob * advantage
+
+
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """-min(ρ A, clip(ρ, 1-ε, 1+ε) A) with ρ = π(a|s) / π_old(a|s) (Schulman et al. 2017, eq. 7).
+
+    The minimum is ρ A with ρ held at 1+ε from above where A > 0, at 1-ε from below where A < 0.
+    """
+    _same_shape(ratio, advantage)
+    good = advantage > 0
+    lowest = torch.where(good, -torch.inf, 1.0 - clip)
+    highest = torch.where(good, 1.0 + clip, torch.inf)
+    return -ratio.clamp(lowest, highest) * advantage
+
+
+def clipped_value(value: Tensor, old_value: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """max((v - G)², (v_clip - G)²), v_clip at most `clip` away from the old value (PPO's code)."""
+    _same_shape(value, old_value)
+    clipped = old_value + (value - old_value).clamp(-clip, clip)
+    return torch.maximum(squared(value, returns), squared(clipped, returns))
+
+
+def standardized(x: Tensor, valid: Tensor) -> Tensor:
+    """x shifted and scaled to mean 0 and standard deviation 1 over its valid entries."""
+    kept = x[valid]
+    return (x - kept.mean()) / (kept.std(correction=0) + 1e-8)
+
+
+def explained_variance(value: Tensor, returns: Tensor, valid: Tensor) -> float:
+    """1 - Var(G - v) / Var(G) over valid entries: 1 is perfect, below 0 worse than a constant."""
+    error, returns = (returns - value)[valid], returns[valid]
+    return float(1.0 - error.var(correction=0) / returns.var(correction=0).clamp(min=1e-8))
+
+
+def _same_shape(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} must be equal")

@@ -1,0 +1,10 @@
+"""Where experience waits. A memory decides when there is something to learn from.
+
+`add(transition)` takes one step of N environments, `batches()` yields a batch for each update
+that is due. That, not a class hierarchy, is what tells on-policy from off-policy learning.
+"""
+
+from agents.memory.replay import Replay
+from agents.memory.rollout import Rollout
+
+__all__ = ["Replay", "Rollout"]

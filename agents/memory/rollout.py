@@ -1,0 +1,98 @@
+"""Rollout: consecutive steps of the policy as it is now, used once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from envs.transition import Transition
+
+FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "valid")
+
+
+class Rollout:
+    """Yields one batch `(T, N)` when it holds enough, and forgets it.
+
+    Enough is `transitions` (T is the least that holds so many) or `episodes` that ended. Steps of
+    episodes that have not ended are then marked invalid: their returns are unknown. With
+    `next_action` one more step is awaited, so that each row knows the action taken after it
+    (`extras["next_action"]`); that step becomes the first row of the next batch.
+    """
+
+    raw = False
+    """Observations are kept as the policy saw them, normalised."""
+
+    def __init__(
+        self,
+        transitions: int | None = None,
+        episodes: int | None = None,
+        next_action: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if (transitions is None) == (episodes is None):
+            raise ValueError("a rollout ends after a number of transitions or of episodes: give one")
+        if (transitions or episodes or 0) < 1:
+            raise ValueError(f"a rollout of {transitions or episodes} holds nothing: give 1 or more")
+        self.transitions = transitions
+        self.episodes = episodes
+        self.next_action = next_action
+        self.device = device
+        self.rows: list[Transition] = []
+        self.ended = 0
+
+    def add(self, transition: Transition) -> None:
+        """Append one step of N environments (arrays that nobody changes later)."""
+        self.rows.append(transition)
+        self.ended += int(np.count_nonzero(transition.done & transition.valid))
+
+    def batches(self) -> Iterator[Transition]:
+        """The batch, if it is complete, as tensors `(T, N, ...)`."""
+        if self._complete():
+            rows, self.rows, self.ended = self.rows, [], 0
+            if self.next_action:
+                self.rows = rows[-1:]
+                self.ended = int(np.count_nonzero(rows[-1].done & rows[-1].valid))
+            yield self._batch(rows)
+
+    def _complete(self) -> bool:
+        if self.episodes is not None:
+            return self.ended >= self.episodes
+        count = len(self.rows) - self.next_action
+        return count > 0 and count * len(self.rows[0].reward) >= (self.transitions or 0)
+
+    def _batch(self, rows: list[Transition]) -> Transition:
+        arrays = _stack(rows)
+        if self.episodes is not None:  # from the last end of an episode on, nothing has ended
+            ends = arrays["terminated"] | arrays["truncated"]
+            arrays["valid"] &= np.logical_or.accumulate(ends[::-1])[::-1]
+        following = arrays["action"][1:] if self.next_action else None
+        count = len(rows) - self.next_action
+        tensors = {
+            name: torch.from_numpy(array[:count]).to(self.device) for name, array in arrays.items()
+        }
+        extras = {name: tensors.pop(name) for name in list(tensors) if name not in FIELDS}
+        if following is not None:
+            extras["next_action"] = torch.from_numpy(following).to(self.device)
+        return Transition(**tensors, extras=extras)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": _stack(self.rows) if self.rows else {}, "ended": self.ended}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        rows = state["rows"]
+        self.rows = [
+            Transition(
+                **{name: rows[name][t] for name in FIELDS},
+                extras={name: array[t] for name, array in rows.items() if name not in FIELDS},
+            )
+            for t in range(len(rows["reward"]) if rows else 0)
+        ]
+        self.ended = int(state["ended"])
+
+
+def _stack(rows: list[Transition]) -> dict[str, np.ndarray]:
+    arrays = {name: np.stack([getattr(row, name) for row in rows]) for name in FIELDS}
+    return arrays | {name: np.stack([row.extras[name] for row in rows]) for name in rows[0].extras}

@@ -1,0 +1,1 @@
+"""Agents that follow the policy gradient of whole returns."""

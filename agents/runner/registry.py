@@ -1,0 +1,38 @@
+"""The agents by name, and how one is loaded from what was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from agents.actor_critic.a2c import A2C
+from agents.actor_critic.ppo import PPO
+from agents.agent import Agent
+from agents.core.files import CheckpointError, read_arrays
+from agents.policy_gradient.reinforce import REINFORCE
+from agents.q_learning.dqn import DQN
+from agents.sarsa.sarsa import SARSA
+
+AGENTS: dict[str, type[Agent]] = {cls.name: cls for cls in (REINFORCE, A2C, PPO, DQN, SARSA)}
+
+
+def load(
+    path: str | Path, device: torch.device | str = "cpu", trunk: nn.Module | None = None
+) -> Agent:
+    """The agent in a file that `agent.save` wrote, or the latest one in a run's folder.
+
+    A trunk of the user's own is to be given again. Nothing in the file is executed. Raises
+    CheckpointError when it is missing, damaged, tampered with or not one of ours.
+    """
+    path = Path(path)
+    if path.is_dir():
+        latest = path / "checkpoints" / "LATEST"
+        if not latest.is_file():
+            raise CheckpointError(f"{path} is not a run's folder with a checkpoint: no {latest}")
+        path = latest.parent / latest.read_text().strip() / "agent.safetensors"
+    name = read_arrays(path)[1].get("agent")
+    if name not in AGENTS:
+        raise CheckpointError(f"{path} holds agent {name!r}: known are {', '.join(AGENTS)}")
+    return AGENTS[name].from_file(path, device, trunk)

@@ -1,0 +1,1 @@
+"""Agents that learn the value of the policy they follow, exploration included."""

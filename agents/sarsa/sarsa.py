@@ -1,0 +1,143 @@
+"""Deep SARSA: on-policy TD control, from the action that is really taken next.
+
+Rummery & Niranjan 1994, "On-line Q-learning using connectionist systems"; with a network and
+parallel environments in place of a replay as in Mnih et al. 2016.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents import losses, targets
+from agents.agent import Agent, AgentConfig, Metrics
+from agents.core.network import NetworkConfig
+from agents.core.optimizers import OptimConfig
+from agents.core.schedules import linear
+from agents.exploration import boltzmann, epsilon_greedy
+from agents.memory import Rollout
+from envs.transition import Transition
+
+
+@dataclass(frozen=True)
+class SARSAConfig(AgentConfig):
+    """What deep SARSA can be told, beside what every agent can."""
+
+    rollout_size: int = 32
+    """Transitions in each update, over all environments."""
+    epochs: int = 1
+    """Updates on each rollout, before it is forgotten."""
+    loss: Literal["huber", "squared"] = "huber"
+    """What is made of the TD error."""
+    target_every: int = 100
+    """Updates from one move of the target network to the next."""
+    tau: float = 1.0
+    """How far the target network then moves towards the online one; 1 copies it."""
+    exploration: Literal["epsilon_greedy", "boltzmann"] = "epsilon_greedy"
+    """How actions are drawn from their values; the values learned are those of this policy."""
+    epsilon_start: float = 1.0
+    """Probability of a random action at the start, with epsilon_greedy."""
+    epsilon_end: float = 0.02
+    """Probability of a random action once exploration has been reduced."""
+    epsilon_steps: int = 20_000
+    """Environment steps over which it is reduced, linearly."""
+    temperature: float = 1.0
+    """With boltzmann: actions are drawn with probability proportional to exp(Q / temperature)."""
+    network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig((128, 128), activation="relu", norm="layer")
+    )
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, max_grad_norm=10.0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rollout_size", "epochs", "target_every"):
+            self.require(name, getattr(self, name) >= 1, "1 or more")
+        self.require("loss", self.loss in ("huber", "squared"), "huber or squared")
+        self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
+        self.require(
+            "exploration",
+            self.exploration in ("epsilon_greedy", "boltzmann"),
+            "epsilon_greedy or boltzmann",
+        )
+        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
+        for name in ("epsilon_start", "epsilon_end"):
+            self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
+        self.require("temperature", self.temperature > 0, "a positive number")
+
+
+class SARSA(Agent):
+    """Discrete actions, any number of environments."""
+
+    name = "sarsa"
+    Config = SARSAConfig
+    config: SARSAConfig
+
+    def build(self) -> None:
+        self.network = self.new_network({"q": self.discrete_actions()})
+        self.learner = self.new_learner("sarsa", network=self.network)
+        self.target = self.new_target(self.learner)
+        self.memory = Rollout(self.config.rollout_size, next_action=True, device=self.device)
+
+    @property
+    def epsilon(self) -> float:
+        """The probability of a random action now."""
+        c = self.config
+        return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
+
+    def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
+        return self.draw(self.network(obs)["q"].cpu().numpy(), explore, rng)
+
+    def draw(self, q: np.ndarray, explore: bool, rng: np.random.Generator) -> np.ndarray:
+        """Actions `(N,)` from values `(N, A)`: the policy that acts and that is valued."""
+        if explore and self.config.exploration == "boltzmann":
+            return boltzmann(q, self.config.temperature, rng)
+        return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
+
+    def update(self, batch: Transition) -> Metrics:
+        next_action = self.next_action(batch)
+        noise_shape = (int(batch.valid.sum()),)
+        for _ in range(self.config.epochs):
+            target = self.td_target(batch, next_action)
+            inputs = [x[batch.valid] for x in (batch.obs, batch.action, target)]
+            noise = self.network.sample_noise(noise_shape, self.noise)
+            step = self.learner.minimize(self.loss, *inputs, noise)
+            if step.skipped:
+                break
+            if self.learner.updates % self.config.target_every == 0:
+                self.target.follow(self.config.tau)
+        return {"epsilon": self.epsilon}
+
+    @torch.no_grad()
+    def next_action(self, batch: Transition) -> Tensor:
+        """The action taken in `next_obs`, `(T, N)`.
+
+        After a truncation none was taken: the policy draws one at the true successor. After a
+        termination none counts.
+        """
+        cut = batch.truncated & batch.valid
+        if not cut.any():
+            return batch.extras["next_action"]
+        q = self.network(batch.next_obs[cut])["q"].cpu().numpy()
+        action = batch.extras["next_action"].clone()
+        action[cut] = torch.from_numpy(self.draw(q, True, self.rng)).to(action)
+        return action
+
+    @torch.no_grad()
+    def td_target(self, batch: Transition, next_action: Tensor) -> Tensor:
+        """r + γ Q_target(s', a'), `(T, N)`."""
+        reward, discount = self.scaled(batch.reward), batch.discount(self.config.gamma)
+        next_q = self.target.modules["network"](batch.next_obs)["q"]
+        return targets.sarsa(reward, discount, next_q, next_action)
+
+    def loss(
+        self, obs: Tensor, action: Tensor, target: Tensor, noise: list[Tensor] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        q = self.network(obs, noise)["q"].gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        error = losses.huber if self.config.loss == "huber" else losses.squared
+        td_error = (target - q).detach()
+        aux = {"q": q.detach().mean(), "td_error": td_error}
+        return {"td": error(q, target).mean()}, aux

@@ -1,0 +1,126 @@
+"""What values and advantages are regressed on: pure functions of tensors.
+
+Time runs along the first axis: rewards, values and flags are `(T, N)` or any `(T, ...)`. Two
+quantities end what lies ahead, and they are not the same:
+
+- `discount` is γ, or 0 after a termination. It multiplies the value of the true successor.
+- `done` is true after a termination *or* a truncation. It cuts a trace: the next row belongs to
+  another episode. After a truncation the value of the successor stands in for the rest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def lambda_returns(
+    reward: Tensor, discount: Tensor, next_value: Tensor, done: Tensor, lambda_: float
+) -> Tensor:
+    """G_t = r_t + γ_t [(1-λ) v(s_{t+1}) + λ G_{t+1}], `(T, ...)` (Sutton & Barto 2018, eq. 12.18).
+
+    λ = 0 gives one-step targets, λ = 1 discounted returns bootstrapped where the data ends. At a
+    `done` row and at the last one G is r + γ v(s'). What `next_value` is makes the algorithm: the
+    state value, Q of the action taken next (SARSA(λ)), the expectation over the policy, a maximum.
+    """
+    _same_shape(reward=reward, discount=discount, next_value=next_value, done=done)
+    kept = torch.where(done, 0.0, lambda_)
+    base = reward + discount * (1.0 - kept) * next_value
+    last = reward[-1] + discount[-1] * next_value[-1]
+    return _backwards(base, discount * kept, last)
+
+
+def discounted_returns(reward: Tensor, discount: Tensor, next_value: Tensor, done: Tensor) -> Tensor:
+    """G_t = r_t + γ r_{t+1} + γ² r_{t+2} …, `(T, ...)`: the λ-return with λ = 1.
+
+    Beyond a truncation and the end of the data stands `next_value`.
+    """
+    return lambda_returns(reward, discount, next_value, done, 1.0)
+
+
+def gae(
+    reward: Tensor,
+    discount: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    done: Tensor,
+    lambda_: float,
+) -> Tensor:
+    """Generalised advantages A_t = δ_t + γ_t λ A_{t+1} with δ_t = r_t + γ_t v(s_{t+1}) - v(s_t).
+
+    `(T, ...)` (Schulman et al. 2016, eq. 16). A + v is the λ-return.
+    """
+    _same_shape(reward=reward, discount=discount, value=value, next_value=next_value, done=done)
+    delta = reward + discount * next_value - value
+    return _backwards(delta, discount * torch.where(done, 0.0, lambda_), delta[-1])
+
+
+def n_step_returns(
+    reward: Tensor, discount: Tensor, next_value: Tensor, done: Tensor, n: int
+) -> Tensor:
+    """r_t + γ r_{t+1} + … + γⁿ v(s_{t+n}), `(T, ...)` (Sutton & Barto 2018, eq. 7.1).
+
+    Fewer than n rewards where the episode or the data ends before. n = 1 gives one-step targets,
+    n = T the discounted returns.
+    """
+    _same_shape(reward=reward, discount=discount, next_value=next_value, done=done)
+    if n < 1:
+        raise ValueError(f"n is {n}: an n-step return needs 1 or more")
+    returns = reward + discount * next_value
+    for _ in range(min(n, len(reward)) - 1):
+        ahead = reward[:-1] + discount[:-1] * returns[1:]
+        cut = torch.where(done[:-1], reward[:-1] + discount[:-1] * next_value[:-1], ahead)
+        returns = torch.cat([cut, returns[-1:]])
+    return returns
+
+
+def q_learning(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
+    """r + γ max_a Q(s', a), `(...,)`, from Q `(..., A)` (Watkins 1989)."""
+    return _one_step(reward, discount, next_q.amax(-1))
+
+
+def double_q_learning(
+    reward: Tensor, discount: Tensor, next_q: Tensor, selector_q: Tensor
+) -> Tensor:
+    """r + γ Q(s', argmax_a Q'(s', a)), `(...,)` (van Hasselt et al. 2016).
+
+    `selector_q` (the online network's) chooses the action, `next_q` (the target's) values it.
+    """
+    _same_shape(next_q=next_q, selector_q=selector_q)
+    action = selector_q.argmax(-1, keepdim=True)
+    return _one_step(reward, discount, next_q.gather(-1, action).squeeze(-1))
+
+
+def sarsa(reward: Tensor, discount: Tensor, next_q: Tensor, next_action: Tensor) -> Tensor:
+    """r + γ Q(s', a') with the action a' really taken next, `(...,)` (Rummery & Niranjan 1994)."""
+    return _one_step(
+        reward, discount, next_q.gather(-1, next_action.unsqueeze(-1)).squeeze(-1)
+    )
+
+
+def expected_sarsa(
+    reward: Tensor, discount: Tensor, next_q: Tensor, next_probability: Tensor
+) -> Tensor:
+    """r + γ Σ_a π(a|s') Q(s', a), `(...,)` (van Seijen et al. 2009)."""
+    _same_shape(next_q=next_q, next_probability=next_probability)
+    return _one_step(reward, discount, (next_probability * next_q).sum(-1))
+
+
+def _one_step(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+    _same_shape(reward=reward, discount=discount, next_value=next_value)
+    return reward + discount * next_value
+
+
+def _backwards(base: Tensor, factor: Tensor, last: Tensor) -> Tensor:
+    """x_t = base_t + factor_t x_{t+1}, with x_{T-1} = last."""
+    rows = [last]
+    for b, f in zip(base[:-1].flip(0).unbind(), factor[:-1].flip(0).unbind(), strict=True):
+        rows.append(torch.addcmul(b, f, rows[-1]))
+    return torch.stack(rows).flip(0)
+
+
+def _same_shape(**tensors: Tensor) -> None:
+    """Broadcasting (B, 1) with (B,) gives (B, B) and a wrong answer in silence."""
+    if len({t.shape for t in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
+        raise ValueError(f"shapes must be equal: {shapes}")
