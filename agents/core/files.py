@@ -83,7 +83,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
             "upgrade chainrule"
         )
     try:
-        arrays = parse_safetensors(data)
+        arrays = dict(sorted(parse_safetensors(data).items()))
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is truncated or damaged: {_one_line(error)}") from None
     if _digest(arrays, meta["header"]) != meta["sha256"]:
@@ -93,13 +93,14 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
 def _metadata(path: str | Path, data: bytes) -> dict[str, Any]:
     """Our entry in the header of a safetensors file, with what it must have."""
-    if data[:2] == b"PK" or data[:1] == b"\x80":
+    length = int.from_bytes(data[:8], "little")
+    like_ours = data[8:9] == b"{"  # the header; its length may begin with any byte
+    if not like_ours and (data[:2] == b"PK" or data[:1] == b"\x80"):
         raise CheckpointError(
             f"{path} is a pickle or a torch.save file, which could run code when loaded: "
             "only safetensors files written by chainrule are read"
         )
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or (data[8:9] == b"{" and len(data) < 8 + length):
+    if len(data) < 8 or (like_ours and len(data) < 8 + length):
         raise CheckpointError(f"{path} is truncated: {len(data)} bytes are left of it")
     try:
         entries = json.loads(data[8 : 8 + length])["__metadata__"]

@@ -1,0 +1,1 @@
+"""What runs an agent: the loop, its callbacks, and what they leave in a run's folder."""

@@ -1,0 +1,109 @@
+"""Evaluation while an agent trains, Ctrl-C, and a mirror of the logs for TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agents.core.seeding import derived
+from agents.runner.evaluate import MAX_EPISODE_STEPS, Evaluation, evaluate
+from agents.runner.train import Callback, Run
+from envs.transition import Transition
+from envs.vector import VectorEnv
+
+
+class Evaluate(Callback):
+    """Evaluates every `every` steps (0: never), and on other seeds once the run is finished.
+
+    With a `target_return` the run ends when an evaluation's mean return reaches it. `envs` are
+    stepped for nothing else; the seeds follow from the run's seed and the step.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        every: int = 0,
+        episodes: int = 20,
+        max_episode_steps: int = MAX_EPISODE_STEPS,
+        target_return: float | None = None,
+    ) -> None:
+        self.envs = envs
+        self.every = every
+        self.episodes = episodes
+        self.max_episode_steps = max_episode_steps
+        self.target_return = target_return
+        self.final: Evaluation | None = None
+        """The one after the end of a finished run."""
+
+    def stepped(self, run: Run, transition: Transition) -> None:
+        if run.passed(self.every):
+            evaluation = self._evaluate(run, f"evaluation at step {run.agent.steps}")
+            if self.target_return is not None and evaluation.mean >= self.target_return:
+                run.stop(
+                    f"the evaluation's mean return {evaluation.mean:.2f} reached the target "
+                    f"{self.target_return:g}"
+                )
+
+    def ended(self, run: Run) -> None:
+        if run.finished:
+            self.final = self._evaluate(run, "final evaluation")
+
+    def _evaluate(self, run: Run, purpose: str) -> Evaluation:
+        seed = derived(run.seed, purpose)
+        evaluation = evaluate(run.agent, self.envs, self.episodes, seed, self.max_episode_steps)
+        run.tell("evaluated", evaluation)
+        return evaluation
+
+    def close(self) -> None:
+        self.envs.close()
+
+
+class Interrupt(Callback):
+    """Ends the run after the step in which Ctrl-C was pressed, so that it can be resumed.
+
+    Pressed again it breaks off at once. Works in the main thread only.
+    """
+
+    def __init__(self) -> None:
+        self._before: Any = None
+
+    def started(self, run: Run) -> None:
+        def on_interrupt(number: int, frame: Any) -> None:
+            signal.signal(signal.SIGINT, self._before)
+            run.stop("interrupted", interrupted=True)
+
+        self._before = signal.signal(signal.SIGINT, on_interrupt)
+
+    def close(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+class TensorBoard(Callback):
+    """Shows in TensorBoard what a `Recorder(..., mirror=tensorboard.show)` writes."""
+
+    def __init__(self, folder: str | Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, rarely wanted
+
+        self._writer_of = SummaryWriter
+        self.folder = Path(folder)
+        self._writer: Any = None
+
+    def started(self, run: Run) -> None:
+        # What a killed run wrote after its last checkpoint is hidden.
+        self._writer = self._writer_of(str(self.folder), purge_step=run.agent.steps + 1)
+
+    def show(self, table: str, row: Mapping[str, Any]) -> None:
+        """One row of a CSV file: a scalar for each of its numbers."""
+        where = "/".join([table, *(row[key] for key in ("learner", "layer") if key in row)])
+        for name, value in row.items():
+            number = isinstance(value, int | float) and math.isfinite(value)
+            if number and name not in ("step", "update", "episode", "seconds"):
+                self._writer.add_scalar(f"{where}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,208 @@
+"""Checkpoints: a run put on disk so that a run killed at any moment goes on as if it never was.
+
+    checkpoints/LATEST                            names the folder of the last complete one
+    checkpoints/<step>/agent.safetensors          what agent.save writes
+    checkpoints/<step>/training.safetensors       the rest: optimisers, random streams, logs, ...
+    checkpoints/<step>/manifest.json              format, SHA-256 of each file, which is the best
+    checkpoints/replay/<start>-<stop>.safetensors rows of a replay, each written once
+
+A checkpoint is complete before LATEST is replaced to name it; nothing that LATEST needs is ever
+written to again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from agents.core.files import (
+    FORMAT,
+    CheckpointError,
+    join_state,
+    read_arrays,
+    split_state,
+    write_arrays,
+    write_bytes,
+)
+from agents.memory import Replay
+from agents.runner.evaluate import Evaluation
+from agents.runner.train import Callback, Run
+
+Manifest = dict[str, Any]
+
+
+class Checkpoint(Callback):
+    """Writes a checkpoint every `every` steps, at each new best evaluation, and at the end.
+
+    The last one and the best by evaluation are kept. It has to be the last of a run's callbacks,
+    so that it saves them as they are after the step. `restore` puts a run back to the last one.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 0) -> None:
+        self.folder = Path(folder) / "checkpoints"
+        self.every = every
+        self.manifest: Manifest = {"name": "", "best": None, "replay": []}
+        """Of the last checkpoint."""
+        self.evaluation = ""
+        self._best: dict[str, Any] | None = None
+        self._due = False
+
+    def started(self, run: Run) -> None:
+        if run.callbacks[-1] is not self:
+            raise ValueError("Checkpoint has to be the last callback, to save the others' state")
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        self.evaluation = str(evaluation)
+        if self._best is None or evaluation.mean > self._best["mean_return"]:
+            self._best = {"name": str(run.agent.steps), "mean_return": evaluation.mean}
+            self._due = True
+
+    def stepped(self, run: Run, transition: Any) -> None:
+        if (self._due or run.passed(self.every)) and not run.over:
+            self.write(run)
+
+    def ended(self, run: Run) -> None:
+        if run.finished or self.manifest["name"] != str(run.agent.steps):
+            self.write(run)
+
+    def write(self, run: Run) -> None:
+        """Write a checkpoint of the run as it stands between two steps."""
+        name = str(run.agent.steps)
+        if name == self.manifest["name"]:
+            name += ".end"  # the run was ended without another step: leave the complete one alone
+        partial = self.folder / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        run.agent.save(partial / "agent.safetensors")
+        arrays, state = split_state(run.state_dict())
+        write_arrays(partial / "training.safetensors", arrays, {"state": state})
+        self.manifest = {
+            "format": FORMAT,
+            "name": name,
+            "step": run.agent.steps,
+            "finished": run.finished,
+            "stopped": run.stopped,
+            "evaluation": self.evaluation,
+            "best": self._best,
+            "files": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
+            "replay": self._write_rows(run.agent.memory),
+        }
+        write_bytes(partial / "manifest.json", json.dumps(self.manifest, indent=2).encode())
+        shutil.rmtree(self.folder / name, ignore_errors=True)  # LATEST does not name it
+        os.rename(partial, self.folder / name)
+        write_bytes(self.folder / "LATEST", f"{name}\n".encode())
+        self._due = False
+        self._tidy()
+
+    def _write_rows(self, memory: Any) -> list[dict[str, Any]]:
+        """Write the rows of a replay that no segment holds yet; the segments still needed."""
+        if not isinstance(memory, Replay):
+            return []
+        oldest = max(0, memory.added - memory.capacity)
+        segments = [s for s in self.manifest["replay"] if s["stop"] > oldest]
+        start = max(oldest, segments[-1]["stop"] if segments else 0)
+        if start < memory.added:
+            path = self.folder / "replay" / f"{start}-{memory.added}.safetensors"
+            path.parent.mkdir(exist_ok=True)
+            write_arrays(path, memory.rows(start, memory.added), {"start": start})
+            segment = {"file": path.name, "start": start, "stop": memory.added}
+            segments.append(segment | {"sha256": _sha256(path)})
+        return segments
+
+    def _tidy(self) -> None:
+        """Delete what neither the last checkpoint nor the best needs."""
+        kept = {self.manifest["name"], (self._best or {}).get("name")}
+        for path in self.folder.iterdir():
+            if path.name[0].isdigit() and path.name not in kept:
+                shutil.rmtree(path)
+        rows = {segment["file"] for segment in self.manifest["replay"]}
+        for path in (self.folder / "replay").glob("*"):
+            if path.name not in rows:
+                path.unlink()
+
+    def restore(self, run: Run) -> None:
+        """Put the run back to its last checkpoint; leave it at its start if there is none.
+
+        Raises CheckpointError when a piece is missing, truncated or tampered with.
+        """
+        manifest = read_manifest(self.folder.parent)
+        if manifest is None:
+            return
+        folder = self.folder / manifest["name"]
+        for name, digest in manifest["files"].items():
+            _verify(folder / name, digest)
+        arrays, header = read_arrays(folder / "training.safetensors")
+        try:
+            run.load_state_dict(join_state(arrays, header["state"]))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{folder} does not fit this run: {error}") from None
+        memory: Any = run.agent.memory
+        for segment in manifest["replay"]:
+            path = self.folder / "replay" / segment["file"]
+            _verify(path, segment["sha256"])
+            memory.restore(segment["start"], read_arrays(path)[0])
+        self.manifest, self._best = manifest, manifest["best"]
+        self.evaluation = manifest["evaluation"]
+        if manifest["finished"]:
+            run.stop(manifest["stopped"] or "finished")
+
+
+def read_manifest(folder: str | Path, best: bool = False) -> Manifest | None:
+    """What the last checkpoint of a run's folder (or the best) says of itself; None without one.
+
+    Raises CheckpointError when it is not whole.
+    """
+    folder = Path(folder) / "checkpoints"
+    try:
+        name = (folder / "LATEST").read_text().strip()
+    except OSError:
+        return None
+    manifest = _read(folder, name)
+    if best and manifest["best"]:
+        return _read(folder, manifest["best"]["name"])
+    return manifest
+
+
+def agent_file(folder: str | Path, best: bool = False) -> Path:
+    """The file of the agent in a run's last checkpoint, or in its best by evaluation.
+
+    Raises CheckpointError when there is none or it was changed.
+    """
+    manifest = read_manifest(folder, best)
+    if manifest is None:
+        raise CheckpointError(f"{folder} is not a run's folder with a checkpoint in it")
+    path = Path(folder) / "checkpoints" / manifest["name"] / "agent.safetensors"
+    _verify(path, manifest["files"][path.name])
+    return path
+
+
+def _read(folder: Path, name: str) -> Manifest:
+    path = folder / name / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+        version = manifest["format"]
+        if manifest["name"] != name:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path} is missing or damaged") from None
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {version}, this version reads up to {FORMAT}: upgrade chainrule"
+        )
+    return manifest
+
+
+def _verify(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    if _sha256(path) != digest:
+        raise CheckpointError(f"{path} was changed after it was written: its SHA-256 differs")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,99 @@
+"""Evaluation: how well an agent does when it acts greedily, on seeds of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.agent import Agent
+from envs.vector import VectorEnv
+
+MAX_EPISODE_STEPS = 10_000
+"""Where an episode is cut off by default: some tasks never end under a greedy policy."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the episodes of an evaluation gave."""
+
+    returns: np.ndarray
+    """Undiscounted sum of rewards of each episode, `(episodes,)`."""
+    lengths: np.ndarray
+    """Steps of each episode, `(episodes,)`."""
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes were played."""
+        return len(self.returns)
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns over the episodes."""
+        return float(self.returns.std())
+
+    @property
+    def min(self) -> float:
+        """The lowest return."""
+        return float(self.returns.min())
+
+    @property
+    def max(self) -> float:
+        """The highest return."""
+        return float(self.returns.max())
+
+    def __str__(self) -> str:
+        return (
+            f"evaluation: mean_return={self.mean:.2f} std={self.std:.2f} episodes={self.episodes}"
+        )
+
+
+def evaluate(
+    agent: Agent,
+    envs: VectorEnv,
+    episodes: int = 20,
+    seed: int = 0,
+    max_episode_steps: int = MAX_EPISODE_STEPS,
+) -> Evaluation:
+    """Play `episodes` with `agent` acting greedily; nothing of the agent changes.
+
+    They are played in rounds: each environment plays one episode from its reset and waits for the
+    others, so that short episodes are not counted more often than long ones. Episode k begins from
+    seed `seed + k`, however many environments there are (in those that seed their copies one by
+    one, as Gymnasium does). An episode that reaches `max_episode_steps` counts as it stands.
+    """
+    if episodes < 1 or max_episode_steps < 1:
+        raise ValueError(
+            f"episodes is {episodes} and max_episode_steps {max_episode_steps}: use 1 or more"
+        )
+    rounds = [
+        _play(agent, envs, min(envs.num_envs, episodes - first), seed + first, max_episode_steps)
+        for first in range(0, episodes, envs.num_envs)
+    ]
+    returns, lengths = (np.concatenate(parts) for parts in zip(*rounds, strict=True))
+    return Evaluation(returns, lengths)
+
+
+def _play(
+    agent: Agent, envs: VectorEnv, count: int, seed: int, max_episode_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One episode in each of the first `count` environments: their returns and lengths."""
+    obs = envs.reset(seed)
+    actor = agent.actor(envs.num_envs, explore=False, seed=seed)
+    returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
+    playing = np.arange(envs.num_envs) < count
+    for _ in range(max_episode_steps):
+        action, extras = actor.act(obs)
+        transition, obs = envs.step(action, extras)
+        actor.reset(transition.done)
+        returns[playing] += transition.reward[playing]
+        lengths += playing
+        playing &= ~transition.done
+        if not playing.any():
+            break
+    return returns[:count], lengths[:count]

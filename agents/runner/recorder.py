@@ -1,0 +1,220 @@
+"""Recorder: what a run leaves behind as CSV files, episodes, updates, gradients and evaluations.
+
+Values are written in full (`repr` of a float), so that a resumed run's files equal, wall-clock
+columns aside, those of a run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agents.agent import Metrics
+from agents.core.gradients import Record
+from agents.core.learner import Learner, Step
+from agents.runner.evaluate import Evaluation
+from agents.runner.table import Mirror, Table
+from agents.runner.train import Callback, Run
+from envs.transition import Transition
+
+EPISODES = ("step", "episode", "return", "length", "seconds")
+EVALUATIONS = ("step", "episodes", "mean_return", "std_return", "min_return", "max_return")
+UPDATES = (
+    *("step", "update", "learner", "loss", "grad_norm", "grad_norm_max"),
+    *("clipped", "skipped", "lr", "cosine", "snr", "nonfinite"),
+)
+DOUBLE_AFTER = 2000
+"""Rows of a learner after which its interval doubles: a million updates make some 10,000 rows."""
+WAIT_FOR = 1000
+"""Rows that are held back at the most for a learner whose columns are not known yet."""
+
+Cells = dict[str, list[float]]  # name -> [sum, how many]
+
+
+class Recorder(Callback):
+    """Writes a run's CSV files into `folder`.
+
+    `updates.csv` has a row for each learner every `log_every` of its updates (the interval doubles
+    after 2000 rows): means over the interval, the largest gradient norm, and how many updates were
+    clipped and skipped. `gradients.csv` has a row for each of its layers. The columns of a file
+    are fixed when its first row is written; a name that turns up later is a ValueError. `mirror`,
+    if given, is called with the file's name and each row.
+    """
+
+    def __init__(
+        self, folder: str | Path, log_every: int = 16, mirror: Mirror | None = None
+    ) -> None:
+        if log_every < 1:
+            raise ValueError(f"log_every is {log_every}: use 1 or more")
+        self.folder = Path(folder)
+        self.log_every = log_every
+        self.episodes = 0
+        self.intervals: dict[str, Interval] = {}
+        self.metrics: Cells = {}
+        self.pending: list[dict[str, Any]] = []
+        """Rows of updates.csv that wait for the agent's metrics, or for another learner's names."""
+        columns = {"episodes": EPISODES, "evaluations": EVALUATIONS}
+        self._tables = {
+            name: Table(self.folder / f"{name}.csv", columns.get(name), mirror)
+            for name in ("episodes", "updates", "gradients", "evaluations")
+        }
+        self._seconds = 0.0
+        self._began = time.perf_counter()
+
+    def started(self, run: Run) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._began = time.perf_counter() - self._seconds
+        for name in run.agent.learners:
+            self.intervals.setdefault(name, Interval())
+        for table in self._tables.values():
+            table.open()
+
+    def learned(self, run: Run, learner: Learner, step: Step) -> None:
+        interval = self.intervals[learner.name]
+        interval.add(step)
+        if interval.seen >= self.log_every << interval.rows // DOUBLE_AFTER:
+            self._close_interval(run, learner.name)
+
+    def updated(self, run: Run, metrics: Metrics) -> None:
+        _add(self.metrics, metrics)
+        if self.pending:
+            self._write_updates(run)
+
+    def stepped(self, run: Run, transition: Transition) -> None:
+        if run.envs.episodes:
+            seconds = round(time.perf_counter() - self._began, 3)
+            for _, total, length in run.envs.episodes:
+                self.episodes += 1
+                row = (run.agent.steps, self.episodes, total, length, seconds)
+                self._tables["episodes"].write([dict(zip(EPISODES, row, strict=True))])
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        e = evaluation
+        row = (run.agent.steps, e.episodes, e.mean, e.std, e.min, e.max)
+        self._tables["evaluations"].write([dict(zip(EVALUATIONS, row, strict=True))])
+
+    def ended(self, run: Run) -> None:
+        if run.finished:  # an interrupted run goes on with its interval when it is resumed
+            for name, interval in self.intervals.items():
+                if interval.seen:
+                    self._close_interval(run, name)
+            self._write_updates(run, last=True)
+
+    def close(self) -> None:
+        for table in self._tables.values():
+            table.close()
+
+    def _close_interval(self, run: Run, name: str) -> None:
+        interval = self.intervals[name]
+        where = {"step": run.agent.steps, "update": interval.update, "learner": name}
+        row = where | interval.row()
+        if interval.records:
+            summary = run.agent.learners[name].statistics.summary(interval.records)
+            row |= {"cosine": summary.cosine, "snr": summary.snr}
+            layers = zip(summary.layers, *summary.columns.values(), strict=True)
+            names = ("layer", *summary.columns)
+            rows = [where | dict(zip(names, values, strict=True)) for values in layers]
+            self._tables["gradients"].write(rows)
+        self.pending.append(row)
+        self.intervals[name] = Interval(rows=interval.rows + 1)
+
+    def _write_updates(self, run: Run, last: bool = False) -> None:
+        names = {row["learner"] for row in self.pending}
+        first = self._tables["updates"].columns is None
+        if first and not last and names < set(self.intervals) and len(self.pending) < WAIT_FOR:
+            return  # the header needs the names of every learner's terms
+        metrics = _means(self.metrics)
+        self._tables["updates"].write([_join(row, metrics) for row in self.pending])
+        self.metrics, self.pending = {}, []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "episodes": self.episodes,
+            "seconds": time.perf_counter() - self._began,
+            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
+            "metrics": copy.deepcopy(self.metrics),
+            "pending": copy.deepcopy(self.pending),
+            "tables": {name: table.state_dict() for name, table in self._tables.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.episodes = state["episodes"]
+        self._seconds = state["seconds"]
+        self.intervals = {name: Interval(**saved) for name, saved in state["intervals"].items()}
+        self.metrics, self.pending = state["metrics"], state["pending"]
+        for name, table in self._tables.items():
+            table.load_state_dict(state["tables"][name])
+
+
+@dataclass
+class Interval:
+    """What was seen of a learner since its last row."""
+
+    rows: int = 0
+    """Rows written before."""
+    seen: int = 0
+    skipped: int = 0
+    clipped: int = 0
+    update: int = 0
+    lr: float = math.nan
+    grad_norm_max: float = math.nan
+    nonfinite: str = ""
+    totals: Cells = field(default_factory=dict)
+    terms: Cells = field(default_factory=dict)
+    scalars: Cells = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """Take in one step of the optimiser. The values of a skipped one are not averaged."""
+        self.seen += 1
+        self.update = step.update
+        self.lr = step.lr
+        if step.skipped:
+            self.skipped += 1
+            self.nonfinite = step.nonfinite
+            for name in step.terms:
+                self.terms.setdefault(name, [0.0, 0])
+            for name in step.scalars:
+                self.scalars.setdefault(name, [0.0, 0])
+            return
+        self.clipped += step.clipped
+        if not step.grad_norm <= self.grad_norm_max:  # nan at first
+            self.grad_norm_max = step.grad_norm
+        _add(self.totals, {"loss": step.loss, "grad_norm": step.grad_norm})
+        _add(self.terms, step.terms)
+        _add(self.scalars, step.scalars)
+        if step.record is not None:
+            self.records.append(step.record)
+
+    def row(self) -> dict[str, Any]:
+        """The learner's part of a row of updates.csv."""
+        own = dict.fromkeys(UPDATES[3:], math.nan) | _means(self.totals)
+        for name in ("grad_norm_max", "clipped", "skipped", "lr", "nonfinite"):
+            own[name] = getattr(self, name)
+        return _join(_join(own, _means(self.terms)), _means(self.scalars))
+
+
+def _add(cells: Cells, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        cell = cells.get(name)
+        if cell is None:
+            cell = cells[name] = [0.0, 0]
+        if value == value:  # nan: there is none
+            cell[0] += value
+            cell[1] += 1
+
+
+def _means(cells: Cells) -> dict[str, float]:
+    return {name: total / n if n else math.nan for name, (total, n) in cells.items()}
+
+
+def _join(row: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Both together. Raises ValueError if they have a name in common."""
+    if clash := row.keys() & more.keys():
+        raise ValueError(f"two columns of updates.csv would be called {min(clash)!r}: rename one")
+    return {**row, **more}

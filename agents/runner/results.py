@@ -1,0 +1,153 @@
+"""What runs left in their folders, read back, and the statistics that agents are compared by.
+
+Everything here is a pure function of files or of arrays. A bad file is a ValueError of one line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Table = dict[str, np.ndarray]
+"""Columns by name, all of one length: text for those of `TEXT`, else float64, nan where empty."""
+
+TEXT = ("learner", "layer", "nonfinite")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it says of itself."""
+
+    path: Path
+    agent: str
+    env: str
+    seed: int
+    config: dict[str, Any]
+    """The whole of config.json."""
+
+    def episodes(self) -> Table:
+        """Training episodes: step, episode, return, length, seconds."""
+        return read_table(self.path / "episodes.csv", ("step", "return"))
+
+    def evaluations(self) -> Table:
+        """Evaluations: step, episodes, mean_return, std_return, min_return, max_return."""
+        return read_table(self.path / "evaluations.csv", ("step", "mean_return"))
+
+    def updates(self) -> Table:
+        """Updates, each row a mean over an interval: step, update, learner, loss, grad_norm, …"""
+        return read_table(self.path / "updates.csv", ("step", "learner", "grad_norm"))
+
+    def gradients(self) -> Table:
+        """Layers, each row a mean over an interval: step, update, learner, layer, grad_norm, …"""
+        return read_table(self.path / "gradients.csv", ("step", "learner", "layer", "grad_norm"))
+
+
+def read_run(path: Path) -> Run:
+    """The run in the folder `path`. Raises ValueError if there is none."""
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder")
+    try:
+        config = json.loads((path / "config.json").read_text())
+        return Run(path, str(config["agent"]), str(config["env"]), int(config["seed"]), config)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not a run's folder, it has no config.json") from None
+    except KeyError as error:
+        raise ValueError(f"{path / 'config.json'}: no {error} in it") from None
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path / 'config.json'}: unreadable ({error})") from None
+
+
+def read_table(path: Path, required: Sequence[str] = ()) -> Table:
+    """A CSV file of a run's folder as columns.
+
+    A last line without its newline is left out: the run is still writing it. Raises ValueError
+    for a missing or empty file, a missing column, or a row that does not fit.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: unreadable ({error})") from None
+    header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+    if header and (missing := [name for name in required if name not in header]):
+        raise ValueError(f"{path}: no column {', '.join(missing)}")
+    if not rows:
+        raise ValueError(f"{path}: empty, nothing has been recorded yet")
+    table: Table = {}
+    try:
+        for name, column in zip(header, zip(*rows, strict=True), strict=True):
+            if name in TEXT:
+                table[name] = np.array(column, dtype=object)
+            else:
+                table[name] = np.array([float(cell or "nan") for cell in column])
+    except ValueError as error:
+        raise ValueError(f"{path}: a row does not fit the header ({error})") from None
+    return table
+
+
+def common_grid(steps: Sequence[ArrayLike], points: int = 200) -> Array:
+    """Evenly spaced steps `(points,)` on which every one of the curves is defined.
+
+    Raises ValueError if there is no such range.
+    """
+    first = max(np.min(s) for s in steps)
+    last = min(np.max(s) for s in steps)
+    if first > last:
+        raise ValueError("the curves have no range of steps in common")
+    return np.linspace(first, last, points)
+
+
+def interpolate(grid: Array, steps: Array, values: Array) -> Array:
+    """A curve's values at the steps of `grid`, nan outside the curve: nothing is extrapolated."""
+    return np.interp(grid, steps, values, left=np.nan, right=np.nan)
+
+
+def area_under_curve(steps: ArrayLike, values: ArrayLike) -> float:
+    """A curve's mean height over its steps, in the units of `values`; steps increase."""
+    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    return float(np.trapezoid(y, x) / (x[-1] - x[0])) if len(x) > 1 else float(y[0])
+
+
+def iqm(values: ArrayLike, axis: int = 0) -> Any:
+    """Interquartile mean: what is left when a quarter is cut off at either end, averaged.
+
+    It ignores outliers as the median does and is as certain as the mean (Agarwal et al. 2021,
+    "Deep RL at the edge of the statistical precipice").
+    """
+    ordered = np.sort(np.asarray(values, dtype=float), axis=axis)
+    count = ordered.shape[axis]
+    cut = count // 4
+    return ordered.take(range(cut, count - cut), axis=axis).mean(axis=axis)
+
+
+def bootstrap_interval(
+    *strata: ArrayLike,
+    statistic: Callable[..., Any] = iqm,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+) -> tuple[Any, Any]:
+    """Bounds of a stratified percentile bootstrap interval (Agarwal et al. 2021).
+
+    Each stratum `(seeds, ...)`, say a task's scores, is resampled within itself; `statistic`
+    is taken over the pooled axis. Trailing axes, say the points of a curve, are kept, and a draw
+    takes whole curves. Deterministic. Bounds are nan where a stratum has fewer than two seeds:
+    one seed says nothing of the others.
+    """
+    arrays = [np.asarray(stratum, dtype=float) for stratum in strata]
+    rng = np.random.default_rng(0)
+    draws = [x[rng.integers(len(x), size=(resamples, len(x)))] for x in arrays]
+    statistics = statistic(np.concatenate(draws, axis=1), axis=1)  # (resamples, ...)
+    if min(len(x) for x in arrays) < 2:
+        statistics = np.full_like(statistics, np.nan)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(statistics, (tail, 1 - tail), axis=0)
+    return low, high

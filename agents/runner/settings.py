@@ -1,0 +1,215 @@
+"""The settings of a run: read from the command line, a preset or an earlier start of the run.
+
+A setting is the command line's, else the preset's for the environment, else the default. With
+`--resume` it is what the run began with.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+
+from agents.agent import Agent
+from agents.core.files import config_from_json, config_to_json
+from agents.runner.arguments import BadInput, parse, parse_known
+from agents.runner.evaluate import MAX_EPISODE_STEPS
+from agents.runner.presets import preset_for
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Settings(Generic[Config]):
+    """What a run is. config.json keeps all of it."""
+
+    env: str
+    """Gymnasium id of the environment, such as CartPole-v1."""
+    steps: int
+    """Steps to train for, counted over all environments."""
+    agent: Config
+    """Settings of the agent itself."""
+    seed: int = 0
+    """Every random stream of the run follows from it."""
+    num_envs: int = 8
+    """Environments that are stepped side by side."""
+    eval_every: int | None = None
+    """Steps from one evaluation to the next; 0: only at the end, None: 50 in a run."""
+    eval_episodes: int = 20
+    """Episodes of each evaluation, played greedily on seeds of their own."""
+    max_episode_steps: int = MAX_EPISODE_STEPS
+    """Where an episode of an evaluation is cut off, should the task not end it."""
+    target_return: float | None = None
+    """End early once an evaluation's mean return reaches this."""
+    checkpoint_every: int | None = None
+    """Steps from one checkpoint to the next; 0: only at a best and the end, None: 10 in a run."""
+    log_every: int = 16
+    """Updates of a learner for each row of updates.csv."""
+    threads: int = 1
+    """CPU threads of PyTorch; small networks are slower with more."""
+    device: str = "cpu"
+    """Where the networks are: cpu, cuda, ..."""
+
+
+@dataclass(frozen=True)
+class Arguments(Settings[Config]):
+    """The settings, and how this start of the run is to go."""
+
+    out: Path | None = None
+    """Folder of the run; None: runs/<agent>-<env>-<seed>."""
+    resume: bool = False
+    """Go on with the run in the folder, or start it if there is none."""
+    overwrite: bool = False
+    """Replace the run in the folder."""
+    preset: bool = True
+    """Use the settings that were tuned for this environment, where there are any."""
+    progress: bool = True
+    """Show on stderr how the run is doing."""
+    tensorboard: bool = False
+    """Write the logs for TensorBoard too."""
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The arguments that decide where the others come from."""
+
+    env: str = ""
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = False
+    preset: bool = True
+
+
+def folder_of(agent: type[Agent], a: Arguments[Any] | _Start) -> Path:
+    """The folder of the run."""
+    return a.out or Path("runs") / f"{agent.name}-{a.env.replace('/', '-')}-{a.seed}"
+
+
+def read_arguments(agent: type[Agent], argv: Sequence[str], presets: Path) -> Arguments[Any]:
+    """What the command line says, on top of what it leaves open.
+
+    Raises ValueError for an unknown flag or field, a value that is impossible, and, with
+    `--resume`, for a setting that is not the one the run began with.
+    """
+    start = parse_known(_Start, argv) or _Start()
+    default: Arguments[Any] = Arguments(tyro.MISSING, tyro.MISSING, agent.Config())
+    begun = _begun(agent, folder_of(agent, start)) if start.resume else None
+    if begun is not None:
+        default = replace(default, **begun)
+    elif start.preset and (preset := preset_for(agent, start.env, presets)):
+        given = {f.name: getattr(preset, f.name) for f in fields(preset)}
+        default = replace(default, **{name: v for name, v in given.items() if v is not None})
+    arguments = _resolved(parse(Arguments[agent.Config], argv, default))  # type: ignore[name-defined]
+    if begun is not None:
+        _same(arguments, default, folder_of(agent, arguments))
+    return arguments
+
+
+def _resolved(a: Arguments[Any]) -> Arguments[Any]:
+    """The arguments with every None that stands for a number replaced. Raises ValueError."""
+    for name, least in (
+        ("steps", 1),
+        ("seed", 0),
+        ("num_envs", 1),
+        ("eval_every", 0),
+        ("eval_episodes", 1),
+        ("max_episode_steps", 1),
+        ("checkpoint_every", 0),
+        ("log_every", 1),
+        ("threads", 1),
+    ):
+        value = getattr(a, name)
+        if value is not None and value < least:
+            raise BadInput(f"--{name.replace('_', '-')} is {value}: use {least} or more")
+    if a.resume and a.overwrite:
+        raise BadInput("--resume goes on with a run and --overwrite replaces it: give one of them")
+    if a.tensorboard and find_spec("tensorboard") is None:
+        raise BadInput("--tensorboard needs tensorboard: pip install 'chainrule[tensorboard]'")
+    try:
+        torch.zeros(1, device=a.device)
+    except (RuntimeError, AssertionError):
+        raise BadInput(f"--device {a.device} cannot be used on this machine: use cpu") from None
+    return replace(
+        a,
+        eval_every=max(1, a.steps // 50) if a.eval_every is None else a.eval_every,
+        checkpoint_every=max(1, a.steps // 10)
+        if a.checkpoint_every is None
+        else a.checkpoint_every,
+    )
+
+
+def to_json(agent: type[Agent], a: Arguments[Any], command: str) -> dict[str, Any]:
+    """The content of config.json."""
+    settings = {f.name: getattr(a, f.name) for f in fields(Settings)}
+    config = config_to_json(settings.pop("agent"))
+    return {
+        "agent": agent.name,
+        **settings,
+        "config": config,
+        "versions": {
+            "chainrule": _own_version(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "gymnasium": gymnasium.__version__,
+        },
+        "command": command,
+    }
+
+
+def _own_version() -> str:
+    try:
+        return version("chainrule")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _begun(agent: type[Agent], folder: Path) -> dict[str, Any] | None:
+    """The settings in a run's config.json; None if it has not begun."""
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_bytes())
+        settings = {f.name: saved[f.name] for f in fields(Settings) if f.name != "agent"}
+        if saved["agent"] != agent.name:
+            raise BadInput(f"{folder} holds a run of {saved['agent']}, not of {agent.name}")
+        return settings | {"agent": config_from_json(agent.Config, saved["config"])}
+    except FileNotFoundError:
+        return None
+    except BadInput:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is damaged: {error}") from None
+
+
+def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> None:
+    """Raise ValueError for the first setting that is not as the run began with."""
+    now, then = (
+        _flat({f.name: getattr(a, f.name) for f in fields(Settings)} | {"agent": a.agent})
+        for a in (arguments, begun)
+    )
+    for name, value in now.items():
+        if value != then[name]:
+            raise BadInput(
+                f"--{name.replace('_', '-')} is {value}, but the run in {folder} began with "
+                f"{then[name]}: leave it so to resume, or choose another --out"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name == "agent" and not prefix:
+            value = config_to_json(value)
+        below = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        flat |= {f"{prefix}{name}": value} if below is None else below
+    return flat

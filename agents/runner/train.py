@@ -1,0 +1,201 @@
+"""The loop: one for every agent. What else happens during a run is a callback of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agents.agent import Agent, Metrics
+from agents.core.learner import Learner, Step
+from agents.core.seeding import derived
+from agents.runner.evaluate import Evaluation
+from envs.transition import Transition
+from envs.vector import VectorEnv
+
+
+class Callback:
+    """Something that watches a run. Derive from this and override the hooks you need.
+
+    The hooks are called in the order of the callbacks. A hook may look at everything in `run`,
+    and end it with `run.stop("why")`; what it draws at random it draws from a generator of its own.
+    A callback with a state that must survive `--resume` gives it out and takes it back.
+
+        class StopWhenSolved(Callback):
+            def evaluated(self, run, evaluation):
+                if evaluation.min >= 475:
+                    run.stop("every episode was solved")
+    """
+
+    def started(self, run: Run) -> None:
+        """Before the first step, of a resumed run too."""
+
+    def learned(self, run: Run, learner: Learner, step: Step) -> None:
+        """After every step of an optimiser, and every one that was skipped: keep it quick."""
+
+    def updated(self, run: Run, metrics: Metrics) -> None:
+        """After every `agent.update`, with the agent's own scalars."""
+
+    def stepped(self, run: Run, transition: Transition) -> None:
+        """After every step of the environments, and the updates that it made due."""
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        """After every evaluation."""
+
+    def ended(self, run: Run) -> None:
+        """After the last step. Not called when an exception ended the run."""
+
+    def close(self) -> None:
+        """At the very end, whatever ended the run: release files and displays."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint is to keep: nested dicts and lists of arrays and JSON values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave. Called before `started`."""
+
+
+class Run:
+    """A training run: an agent, its environments, and how far they are."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        envs: VectorEnv,
+        steps: int,
+        callbacks: Sequence[Callback] = (),
+        seed: int | None = None,
+    ) -> None:
+        if steps <= agent.steps:
+            raise ValueError(
+                f"steps is {steps}: the agent has seen {agent.steps}, and these count too"
+            )
+        self.agent = agent
+        self.envs = envs
+        self.steps = steps
+        self.callbacks = list(callbacks)
+        self.seed = agent.seed if seed is None else seed
+        self.actor = agent.actor(envs.num_envs, explore=True, seed=self.seed)
+        self.previous_steps = 0
+        """The agent's steps before the last one of the environments."""
+        self.stopped = ""
+        """Why the run is to end before its steps are done."""
+        self.interrupted = False
+        """Whether it was told to end in order to be resumed later."""
+        agent.plan(steps)
+        # A hook that nobody overrides costs nothing.
+        self._hooks = {
+            hook: [
+                getattr(callback, hook)
+                for callback in self.callbacks
+                if getattr(type(callback), hook) is not getattr(Callback, hook)
+            ]
+            for hook in ("started", "learned", "updated", "stepped", "evaluated", "ended")
+        }
+        for learner in agent.learners.values():
+            learner.observer = self._observe if self._hooks["learned"] else None
+
+    def stop(self, reason: str, interrupted: bool = False) -> None:
+        """End the run after this step. The first reason counts."""
+        if not self.stopped:
+            self.stopped, self.interrupted = reason, interrupted
+
+    @property
+    def over(self) -> bool:
+        """Whether the loop ends before the next step."""
+        return bool(self.stopped) or self.agent.steps >= self.steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to resume."""
+        return self.over and not (self.interrupted and self.agent.steps < self.steps)
+
+    def passed(self, every: int) -> bool:
+        """Whether the last step reached a multiple of `every` steps; never for 0."""
+        return every > 0 and self.agent.steps // every > self.previous_steps // every
+
+    def tell(self, hook: str, *arguments: Any) -> None:
+        """Call a hook of every callback that overrides it."""
+        for listener in self._hooks[hook]:
+            listener(self, *arguments)
+
+    def _observe(self, learner: Learner, step: Step) -> None:
+        for listener in self._hooks["learned"]:
+            listener(self, learner, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, the rows of a replay apart."""
+        return {
+            "agent": self.agent.state_dict(),
+            "memory": self.agent.memory.state_dict(),
+            "actor": self.actor.state_dict(),
+            "envs": self.envs.state_dict(),
+            "callbacks": {
+                name: state
+                for name, callback in self._named().items()
+                if (state := callback.state_dict())
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put everything back as `state_dict` saw it."""
+        for name, part in (
+            ("agent", self.agent),
+            ("memory", self.agent.memory),
+            ("actor", self.actor),
+            ("envs", self.envs),
+        ):
+            part.load_state_dict(state[name])
+        for name, callback in self._named().items():
+            if name in state["callbacks"]:
+                callback.load_state_dict(state["callbacks"][name])
+
+    def _named(self) -> dict[str, Callback]:
+        """The callbacks by class name; the second of a class is `Name.2`."""
+        named: dict[str, Callback] = {}
+        for callback in self.callbacks:
+            name = type(callback).__name__
+            same = sum(key.split(".")[0] == name for key in named)
+            named[f"{name}.{same + 1}" if same else name] = callback
+        return named
+
+
+def train(
+    agent: Agent,
+    envs: VectorEnv,
+    steps: int,
+    callbacks: Sequence[Callback] = (),
+    seed: int | None = None,
+    restore: Callable[[Run], None] | None = None,
+) -> Run:
+    """Train `agent` in `envs` until it has seen `steps` valid steps in all.
+
+    `seed` (the agent's own if None) seeds the environments and exploration. `restore` puts a run
+    back to where it was interrupted, as `Checkpoint.restore` does; a finished run is left as it
+    is. Returns the run, which tells why it ended.
+    """
+    run = Run(agent, envs, steps, callbacks, seed)
+    envs.reset(derived(run.seed, "environment"))
+    try:
+        if restore is not None:
+            restore(run)
+        if run.finished:
+            return run
+        run.tell("started")
+        obs = envs.obs
+        while not run.over:
+            action, extras = run.actor.act(obs)
+            transition, obs = envs.step(action, extras)
+            run.actor.reset(transition.done)
+            run.previous_steps = agent.steps
+            agent.observe(transition)
+            for batch in agent.memory.batches():
+                run.tell("updated", agent.update(batch))
+            run.tell("stepped", transition)
+        run.tell("ended")
+    finally:
+        for learner in agent.learners.values():
+            learner.observer = None
+        for callback in run.callbacks:
+            callback.close()
+    return run

@@ -1,0 +1,116 @@
+"""Evaluates a trained agent, from its run's folder or a file that it was saved to.
+
+python scripts/evaluate.py runs/ppo-CartPole-v1-0 --best
+python scripts/evaluate.py ppo.safetensors --env CartPole-v1 --video cartpole.mp4
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import gymnasium
+import tyro
+
+import envs  # (first: it says so if `agents` is another distribution's)
+
+# isort: split
+from agents import load
+from agents.agent import Agent
+from agents.runner.arguments import BadInput, bad_input, parse
+from agents.runner.checkpoint import agent_file
+from agents.runner.evaluate import MAX_EPISODE_STEPS, evaluate
+from envs.vector import VectorEnv
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a trained agent."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder, or a file that an agent was saved to."""
+    env: str | None = None
+    """Gymnasium id of the environment; None: the one of the run."""
+    episodes: int = 20
+    """Episodes to play greedily."""
+    seed: int = 0
+    """The first episode begins from this seed, the next from the one after it."""
+    max_episode_steps: int = MAX_EPISODE_STEPS
+    """Where an episode is cut off, should the task not end it."""
+    best: bool = False
+    """Take the best agent by evaluation, not the last, of the run's folder."""
+    video: Path | None = None
+    """Record the first episode to this file, such as episode.mp4."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the command line says. Returns the exit code."""
+    try:
+        with bad_input():
+            a = parse(Arguments, sys.argv[1:] if argv is None else argv)
+            agent, env = _load(a)
+            if a.video is not None:
+                _record(agent, env, a)
+            with _fitting(agent, envs.make(env, num_envs=min(max(a.episodes, 1), 20))) as tasks:
+                print(evaluate(agent, tasks, a.episodes, a.seed, a.max_episode_steps))
+        return 0
+    except BadInput as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+
+
+def _load(a: Arguments) -> tuple[Agent, str]:
+    """The agent, and the id of the environment to evaluate it in."""
+    if not a.path.is_dir():
+        if a.best:
+            raise BadInput(f"--best chooses in a run's folder: {a.path} is none")
+        if a.env is None:
+            raise BadInput(f"{a.path} does not say which environment it is for: give --env")
+        return load(a.path), a.env
+    agent = load(agent_file(a.path, a.best))
+    return agent, a.env or json.loads((a.path / "config.json").read_text())["env"]
+
+
+def _fitting(agent: Agent, tasks: VectorEnv) -> VectorEnv:
+    """The environments, if the agent can act in them. Raises ValueError."""
+    ours = agent.observation_space, agent.action_space
+    theirs = tasks.observation_space, tasks.action_space
+    if ours != theirs:
+        tasks.close()
+        raise BadInput(
+            f"the agent maps {ours[0]} to {ours[1]}, the environment {theirs[0]} to {theirs[1]}"
+        )
+    return tasks
+
+
+def _record(agent: Agent, env: str, a: Arguments) -> None:
+    """Write a video of the first episode. Raises ValueError when an extra is missing."""
+    if a.video is None or a.video.suffix != ".mp4":
+        raise BadInput(f"--video is {a.video}: give the name of an .mp4 file")
+    if not a.video.parent.is_dir():
+        raise BadInput(f"--video is {a.video}: there is no folder {a.video.parent}")
+    if find_spec("moviepy") is None:
+        raise BadInput("--video needs moviepy: pip install 'chainrule[envs]'")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            task = gymnasium.wrappers.RecordVideo(
+                gymnasium.make(env, render_mode="rgb_array"),
+                f"{folder}/video",
+                episode_trigger=lambda episode: episode == 0,
+                disable_logger=True,
+            )
+            with _fitting(agent, VectorEnv(task)) as tasks:
+                evaluate(agent, tasks, 1, a.seed, a.max_episode_steps)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise BadInput(f"--video: {error}, or pip install 'chainrule[envs]'") from None
+        shutil.move(next(Path(folder).glob("video/*.mp4")), a.video)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""A run that was killed goes on as if it never was, and damaged checkpoints are refused."""
+
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import envs
+from agents.agent import AgentConfig
+from agents.core import files
+from agents.core.files import CheckpointError
+from agents.runner.callbacks import Evaluate
+from agents.runner.checkpoint import Checkpoint, agent_file, read_manifest
+from agents.runner.recorder import Recorder
+from agents.runner.train import Callback, train
+from tests.runner.fakes import Tiny, TinyReplay, assert_same_run, manifest_of
+
+STEPS = 320
+
+
+def play(folder, cls=Tiny, also=(), steps=STEPS, every=64):
+    """Train a tiny agent in a folder, going on from the checkpoint there."""
+    with envs.make("CartPole-v1", num_envs=4) as training:
+        agent = cls(training.observation_space, training.action_space, AgentConfig(), seed=3)
+        checkpoint = Checkpoint(folder, every)
+        evaluate = Evaluate(envs.make("CartPole-v1", num_envs=2), 80, 2)
+        callbacks = [Recorder(folder, 3), evaluate, *also, checkpoint]
+        return train(agent, training, steps, callbacks, restore=checkpoint.restore)
+
+
+class Stop(Callback):
+    """Raises an exception, or interrupts the run, after some steps."""
+
+    def __init__(self, at, error=None):
+        self.at, self.error = at, error
+
+    def stepped(self, run, transition):
+        if run.agent.steps >= self.at:
+            if self.error is not None:
+                raise self.error
+            run.stop("interrupted", interrupted=True)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Tiny, TinyReplay])
+@pytest.mark.parametrize("at", [4, 100, 128, 319, 320])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, cls, at):
+    play(tmp_path / "whole", cls)
+    with pytest.raises(Killed):
+        play(tmp_path / "killed", cls, [Stop(at, Killed())])
+    play(tmp_path / "killed", cls)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("cls", [Tiny, TinyReplay])
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, cls):
+    play(tmp_path / "whole", cls)
+    for at in (30, 31, 200):  # at 31 again: no step since the one at 32
+        run = play(tmp_path / "parts", cls, [Stop(at)])
+        assert not run.finished
+    assert manifest_of(tmp_path / "parts")["finished"] is False
+    assert play(tmp_path / "parts", cls).finished
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_at_any_file_operation_it_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    play(tmp_path / "whole", TinyReplay)
+    operations = [
+        (os, "replace"),
+        (os, "rename"),
+        (os, "fsync"),
+        (shutil, "rmtree"),
+        (Path, "unlink"),
+        (Path, "mkdir"),
+    ]
+
+    def die_at(number):
+        """Let the `number`-th operation on files, and with it the run, fail."""
+        left = [number]
+        for owner, name in operations:
+            real = getattr(owner, name)
+
+            def operation(*args, _real=real, **kwargs):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+                return _real(*args, **kwargs)
+
+            monkeypatch.setattr(owner, name, operation)
+
+    number, killed = 0, True
+    while killed:
+        number += 7
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as monkeypatch:
+            die_at(number)
+            try:
+                play(folder, TinyReplay)
+                killed = False
+            except Killed:
+                pass
+        play(folder, TinyReplay)
+        assert_same_run(tmp_path / "whole", folder)
+        shutil.rmtree(folder)
+    assert number > 100
+
+
+def test_the_last_and_the_best_are_kept_and_nothing_else(tmp_path):
+    run = play(tmp_path, TinyReplay)
+    manifest = manifest_of(tmp_path)
+    assert manifest["finished"]
+    assert manifest["step"] == run.agent.steps == STEPS
+    folder = tmp_path / "checkpoints"
+    kept = {manifest["name"], manifest["best"]["name"], "LATEST", "replay"}
+    assert {path.name for path in folder.iterdir()} == kept
+    segments = [(s["start"], s["stop"]) for s in manifest["replay"]]
+    assert {path.name for path in (folder / "replay").iterdir()} == {
+        f"{start}-{stop}.safetensors" for start, stop in segments
+    }
+    assert segments[0][0] <= STEPS - 100  # the ring holds 100
+    assert segments[0][1] > STEPS - 100
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(segments))
+    assert agent_file(tmp_path).parent.name == manifest["name"]
+    assert agent_file(tmp_path, best=True).parent.name == manifest["best"]["name"]
+
+
+def test_the_best_is_that_of_the_highest_evaluation(tmp_path):
+    play(tmp_path, steps=640)
+    with open(tmp_path / "evaluations.csv") as file:
+        means: dict[float, int] = {}
+        for line in file.readlines()[1:]:
+            step, _, mean, *_ = line.split(",")
+            means.setdefault(float(mean), int(step))
+    best = manifest_of(tmp_path)["best"]
+    assert best == {"name": str(means[max(means)]), "mean_return": max(means)}
+
+
+def test_a_checkpoint_that_is_not_last_is_an_error(tmp_path):
+    with envs.make("CartPole-v1", num_envs=1) as training:
+        agent = Tiny(training.observation_space, training.action_space)
+        with pytest.raises(ValueError, match="last callback"):
+            train(agent, training, 10, [Checkpoint(tmp_path), Recorder(tmp_path)])
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """The folder of a run that was interrupted at step 200."""
+    play(tmp_path, TinyReplay, [Stop(200)])
+    return tmp_path
+
+
+PIECES = ("agent.safetensors", "training.safetensors", "manifest.json", "replay")
+
+
+def piece_of(folder, name):
+    checkpoint = folder / "checkpoints"
+    if name == "replay":
+        return min((checkpoint / "replay").iterdir())
+    return checkpoint / (checkpoint / "LATEST").read_text().strip() / name
+
+
+@pytest.mark.parametrize("name", PIECES)
+@pytest.mark.parametrize("damage", ["truncated", "missing", "tampered"])
+def test_a_damaged_piece_is_refused(interrupted, name, damage):
+    path = piece_of(interrupted, name)
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "tampered":
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
+    logs = {p.name: p.read_bytes() for p in interrupted.glob("*.csv")}
+    with pytest.raises(CheckpointError) as error:
+        play(interrupted, TinyReplay)
+    assert path.name in str(error.value)
+    assert "\n" not in str(error.value)
+    assert logs == {p.name: p.read_bytes() for p in interrupted.glob("*.csv")}
+
+
+def test_a_newer_format_is_refused(interrupted):
+    path = piece_of(interrupted, "manifest.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": files.FORMAT + 1}))
+    with pytest.raises(CheckpointError, match="upgrade"):
+        play(interrupted, TinyReplay)
+
+
+def test_a_log_that_was_cut_is_refused(interrupted):
+    (interrupted / "updates.csv").write_text("step\n")
+    with pytest.raises(CheckpointError, match=r"updates\.csv is shorter"):
+        play(interrupted, TinyReplay)
+
+
+def test_another_agents_checkpoint_is_refused(interrupted):
+    with pytest.raises(CheckpointError, match="does not fit"):
+        play(interrupted, Tiny)
+
+
+def test_a_folder_without_a_checkpoint_says_so(tmp_path):
+    assert read_manifest(tmp_path) is None
+    with pytest.raises(CheckpointError, match="not a run's folder"):
+        agent_file(tmp_path)

@@ -1,0 +1,183 @@
+"""The loop: what is called when, how a run ends, and that watching it changes nothing."""
+
+import pytest
+import torch
+
+import envs
+from agents.agent import AgentConfig
+from agents.runner.callbacks import Evaluate
+from agents.runner.recorder import Recorder
+from agents.runner.train import Callback, Run, train
+from envs.vector import VectorEnv
+from tests.runner.fakes import Scripted, Tiny, TinyReplay, weights
+
+
+def start(cls=Tiny, num_envs=4, seed=3):
+    tasks = envs.make("CartPole-v1", num_envs=num_envs)
+    return cls(tasks.observation_space, tasks.action_space, AgentConfig(), seed), tasks
+
+
+class Log(Callback):
+    """Notes which hooks were called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def started(self, run):
+        self.calls.append("started")
+
+    def learned(self, run, learner, step):
+        self.calls.append("learned")
+
+    def updated(self, run, metrics):
+        assert set(metrics) == {"mean_reward"}
+        self.calls.append("updated")
+
+    def stepped(self, run, transition):
+        assert len(transition.reward) == run.envs.num_envs
+        self.calls.append("stepped")
+
+    def ended(self, run):
+        self.calls.append("ended")
+
+    def close(self):
+        self.calls.append("close")
+
+
+def test_the_hooks_are_called_in_order():
+    agent, tasks = start()
+    log = Log()
+    run = train(agent, tasks, 32, [log])
+    part = [*3 * ["stepped"], "learned", "updated", "stepped"]  # 16 transitions a rollout
+    assert log.calls == ["started", *part, *part, "ended", "close"]
+    assert agent.steps == 32
+    assert run.finished
+    assert run.stopped == ""
+    assert all(learner.observer is None for learner in agent.learners.values())
+
+
+def test_a_run_ends_where_its_steps_are_done():
+    agent, tasks = start(num_envs=3)
+    train(agent, tasks, 10)
+    assert agent.steps == 12  # the first multiple of 3
+    with pytest.raises(ValueError, match="the agent has seen 12"):
+        train(agent, tasks, 12)
+    train(agent, tasks, 13)
+    assert agent.steps == 15
+
+
+def test_steps_must_be_positive():
+    agent, tasks = start()
+    with pytest.raises(ValueError, match="steps is 0"):
+        train(agent, tasks, 0)
+
+
+class StopAt(Callback):
+    def __init__(self, at, interrupted):
+        self.at, self.interrupted = at, interrupted
+
+    def stepped(self, run, transition):
+        if run.agent.steps >= self.at:
+            run.stop("enough", self.interrupted)
+            run.stop("too late")
+
+
+@pytest.mark.parametrize(
+    ("at", "interrupted", "finished"),
+    [(8, False, True), (8, True, False), (32, True, True)],
+)
+def test_a_callback_can_stop_a_run(at, interrupted, finished):
+    agent, tasks = start()
+    run = train(agent, tasks, 32, [StopAt(at, interrupted)])
+    assert agent.steps == at
+    assert run.stopped == "enough"
+    assert run.finished is finished
+
+
+def test_passed_holds_once_for_each_multiple():
+    agent, tasks = start(num_envs=3)
+    passed = []
+
+    class Note(Callback):
+        def stepped(self, run, transition):
+            assert not run.passed(0)
+            if run.passed(10):
+                passed.append(agent.steps)
+
+    train(agent, tasks, 40, [Note()])
+    assert passed == [12, 21, 30, 42]
+
+
+def test_an_error_closes_the_callbacks():
+    agent, tasks = start()
+    log = Log()
+
+    class Break(Callback):
+        def stepped(self, run, transition):
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        train(agent, tasks, 32, [log, Break()])
+    assert log.calls == ["started", "stepped", "close"]
+    assert all(learner.observer is None for learner in agent.learners.values())
+
+
+def test_callbacks_of_one_class_keep_their_own_state():
+    class Count(Callback):
+        def __init__(self, by):
+            self.by, self.count = by, 0
+
+        def stepped(self, run, transition):
+            self.count += self.by
+
+        def state_dict(self):
+            return {"count": self.count}
+
+        def load_state_dict(self, state):
+            self.count = state["count"]
+
+    agent, tasks = start()
+    run = train(agent, tasks, 32, [Count(1), Count(10)])
+    state = run.state_dict()
+    agent, tasks = start()
+    tasks.reset(0)
+    other = Run(agent, tasks, 32, [Count(1), Count(10)])
+    other.load_state_dict(state)
+    assert [callback.state_dict() for callback in other.callbacks] == [{"count": 8}, {"count": 80}]
+    assert agent.steps == 32
+
+
+def test_a_callback_may_appear_or_vanish_between_start_and_resume():
+    agent, tasks = start()
+    state = train(agent, tasks, 16, [Log()]).state_dict()
+    agent, tasks = start()
+    tasks.reset(0)
+    Run(agent, tasks, 32).load_state_dict(state)
+    assert agent.steps == 16
+
+
+@pytest.mark.parametrize("cls", [Tiny, TinyReplay])
+def test_watching_changes_no_weight(cls, tmp_path):
+    def trained(*callbacks):
+        agent, tasks = start(cls)
+        train(agent, tasks, 200, callbacks)
+        return weights(agent)
+
+    alone = trained()
+    recorder = Recorder(tmp_path, 1)
+    evaluate = Evaluate(envs.make("CartPole-v1", num_envs=2), 20, 2)
+    assert torch.equal(alone, trained(recorder, evaluate, Log()))
+
+
+def test_the_run_ends_at_the_target_return():
+    tasks = VectorEnv([Scripted(5)])
+    agent = Tiny(tasks.observation_space, tasks.action_space)
+    for target, steps in ((5.0, 20), (5.1, 40)):
+        agent = Tiny(tasks.observation_space, tasks.action_space)
+        evaluate = Evaluate(VectorEnv([Scripted(5)]), 20, 2, target_return=target)
+        run = train(agent, tasks, 40, [evaluate])
+        assert agent.steps == steps
+        assert run.finished
+        assert evaluate.final is not None
+        assert evaluate.final.mean == 5.0
+    assert run.stopped == ""

@@ -1,0 +1,79 @@
+"""scripts/evaluate.py: from a run's folder or a file, and what it refuses."""
+
+import pytest
+import torch
+
+from agents.actor_critic.a2c import A2C
+from agents.runner import cli
+from agents.runner.checkpoint import agent_file
+from scripts import evaluate
+
+SHORT = ["--env", "CartPole-v1", "--steps", "400", "--eval-episodes", "2", "--no-progress"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a short run."""
+    path = tmp_path_factory.mktemp("evaluate") / "run"
+    assert cli.main(A2C, [*SHORT, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """run(*arguments) -> (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        code = evaluate.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_run_or_a_file_is_evaluated_the_same(run, folder):
+    code, out, err = run(folder, "--episodes", "3")
+    assert (code, err) == (0, "")
+    assert out.startswith("evaluation: mean_return=")
+    assert out.endswith(" episodes=3\n")
+    assert run(agent_file(folder), "--env", "CartPole-v1", "--episodes", "3")[1] == out
+    assert run(folder, "--best", "--episodes", "3", "--seed", "5")[0] == 0
+
+
+def test_a_video_is_recorded(run, folder, tmp_path):
+    pytest.importorskip("pygame")
+    pytest.importorskip("moviepy")
+    code, out, err = run(folder, "--episodes", "1", "--video", tmp_path / "a.mp4")
+    assert (code, err) == (0, "")
+    assert out.startswith("evaluation: ")
+    assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def refused(result, message):
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert err.startswith("evaluate.py: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_bad_input_is_one_clear_line(run, folder, tmp_path):
+    file = agent_file(folder)
+    torch.save({}, tmp_path / "other.pt")
+    refused(run(), "PATH")
+    refused(run(tmp_path / "nothing", "--env", "CartPole-v1"), "does not exist")
+    refused(run(tmp_path), "not a run's folder")
+    refused(run(tmp_path / "other.pt", "--env", "CartPole-v1"), "torch.save")
+    refused(run(file), "give --env")
+    refused(run(file, "--env", "CartPole-v1", "--best"), "--best")
+    refused(run(folder, "--env", "CartPol-v1"), "CartPol")
+    refused(run(folder, "--env", "Acrobot-v1"), "the environment")
+    refused(run(folder, "--episodes", "0"), "episodes is 0")
+    refused(run(folder, "--video", tmp_path / "a.gif"), ".mp4")
+    refused(run(folder, "--video", tmp_path / "no" / "a.mp4"), "no folder")
+
+
+def test_a_missing_extra_is_named(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
+    refused(run(folder, "--video", tmp_path / "a.mp4"), "pip install 'chainrule[envs]'")
