@@ -68,7 +68,6 @@ class GradientStatistics:
         self._activations = list(_activations(modules, self.layers))
         self._hooks: list[RemovableHandle] = []
         self._activity: dict[tuple[str, ...], Tensor] = {}
-        self._units: list[tuple[tuple[str, ...], int]] = []
         self._taken: list[Tensor] = []
         # Work space with its views by segment, made once.
         self._old = torch.empty_like(flat.vector)
@@ -130,9 +129,15 @@ class GradientStatistics:
         scalars = [*self._taken, *torch._foreach_norm(self._split(change))]
         if "exp_avg" in moments:
             scalars += moments["exp_avg"].dot(moments["exp_avg"]), moments["exp_avg_sq"].sum()
-        numbers = torch.cat([*self._activity.values(), torch.stack(scalars)]).cpu().numpy()
-        self._units = [(layers, a.numel()) for layers, a in self._activity.items()]
-        return numbers, grad_norm, update
+        numbers = torch.cat([torch.stack(scalars), *self._activity.values()]).cpu().numpy()
+        sums, rest = numbers[: len(scalars)], numbers[len(scalars) :]
+        dormant = dict.fromkeys(self.layers, math.nan)
+        for layers, units in self._activity.items():
+            activity, rest = np.split(rest, [units.numel()])
+            activity = activity.reshape(len(layers), -1)
+            asleep = activity <= DORMANT * activity.mean(-1, keepdims=True)
+            dormant |= dict(zip(layers, asleep.mean(-1), strict=True))
+        return np.concatenate([list(dormant.values()), sums]), grad_norm, update
 
     def _split(self, vector: Tensor) -> tuple[Tensor, ...]:
         return self._views.get(id(vector)) or vector.split(self._sizes)
@@ -141,12 +146,7 @@ class GradientStatistics:
         """The means over some records."""
         table = np.array([numbers for numbers, _, _ in records], np.float64)
         grad_norm, update = np.array([record[1:] for record in records], np.float64).T
-        dormant = dict.fromkeys(self.layers, math.nan)
-        for layers, units in self._units:
-            activity, table = np.split(table, [units], axis=1)
-            activity = activity.reshape(len(table), len(layers), -1)
-            asleep = activity <= DORMANT * activity.mean(-1, keepdims=True)
-            dormant |= dict(zip(layers, asleep.mean((0, 2)), strict=True))
+        dormant, table = np.split(table, [len(self.layers)], axis=1)
         count = len(self._sizes)
         blocks, along = table[:, : 3 * count], table[:, 3 * count]
         change, moments = np.split(table[:, 3 * count + 1 :], [count], axis=1)
@@ -158,6 +158,7 @@ class GradientStatistics:
                 "weight_norm": weight_norm,
                 "update_ratio": np.sqrt(change**2 @ self._owned) / weight_norm,
                 "zero_fraction": 1.0 - nonzero @ self._owned / self._elements,
+                "dormant": dormant,
             }
             snr = math.nan
             if moments.size:
@@ -165,7 +166,6 @@ class GradientStatistics:
                 snr = float(np.mean(signal / (moments[:, 1] / (1 - self.betas[1] ** update))))
             cosine = float(np.mean(along / grad_norm))
         means = {name: values.mean(0).tolist() for name, values in columns.items()}
-        means["dormant"] = [float(dormant[layer]) for layer in self.layers]
         return Statistics(self.layers, means, cosine, snr)
 
 

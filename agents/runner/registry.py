@@ -13,6 +13,7 @@ from agents.agent import Agent
 from agents.core.files import CheckpointError, read_arrays
 from agents.policy_gradient.reinforce import REINFORCE
 from agents.q_learning.dqn import DQN
+from agents.runner.checkpoint import agent_file
 from agents.sarsa.sarsa import SARSA
 
 AGENTS: dict[str, type[Agent]] = {cls.name: cls for cls in (REINFORCE, A2C, PPO, DQN, SARSA)}
@@ -28,10 +29,7 @@ def load(
     """
     path = Path(path)
     if path.is_dir():
-        latest = path / "checkpoints" / "LATEST"
-        if not latest.is_file():
-            raise CheckpointError(f"{path} is not a run's folder with a checkpoint: no {latest}")
-        path = latest.parent / latest.read_text().strip() / "agent.safetensors"
+        path = agent_file(path)
     name = read_arrays(path)[1].get("agent")
     if name not in AGENTS:
         raise CheckpointError(f"{path} holds agent {name!r}: known are {', '.join(AGENTS)}")

@@ -1,0 +1,60 @@
+"""Tape: what it takes to bring an environment back to where it was in the middle of an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+LONGEST = 100_000
+"""Steps of an episode that are kept. A longer one cannot be played again."""
+
+
+class Tape(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Records how the current episode began, and every action since.
+
+    No environment has to know how to save itself: from the same random state, the same actions lead
+    to the same place, wherever the randomness is the environment's own `np_random`.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._start: dict[str, Any] = {}
+        self._actions: list[Any] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode, and the tape of it."""
+        if seed is None:
+            self._start = {"rng": self.unwrapped.np_random.bit_generator.state}
+        else:
+            self._start = {"seed": seed}
+        self._actions = []
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One step, recorded."""
+        if len(self._actions) <= LONGEST:
+            self._actions.append(action)
+        return self.env.step(action)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recording; empty where the episode is longer than a tape."""
+        if len(self._actions) > LONGEST:
+            return {}
+        return {"start": self._start, "actions": np.asarray(self._actions)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Play the recording; the observation it ends with, None if there is no recording."""
+        if not state:
+            return None
+        start = state["start"]
+        if "rng" in start:
+            self.unwrapped.np_random.bit_generator.state = start["rng"]
+        obs, _ = self.reset(seed=start.get("seed"))
+        for action in state["actions"]:
+            obs = self.step(action)[0]
+        return obs

@@ -1,0 +1,344 @@
+"""VectorEnv: Gymnasium at the boundary. Autoreset, the true successor, episode returns."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple, Self
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+
+from envs.tape import Tape
+from envs.transition import Transition
+
+
+class Episode(NamedTuple):
+    """An episode that ended."""
+
+    index: int
+    """Which of the environments played it."""
+    return_: float
+    """Undiscounted sum of its rewards."""
+    length: int
+    """Steps."""
+
+
+class RestoreWarning(UserWarning):
+    """Environments could not be brought back to where they were: they began new episodes."""
+
+
+class VectorEnv:
+    """N environments, stepped together; what `step` gives is the same whatever is underneath.
+
+    `env` is a Gymnasium environment, a sequence of them (stepped in a plain loop, the fastest way
+    for cheap ones), or a Gymnasium vector environment in any autoreset mode. One that resets itself
+    in the step *after* an episode's end spends a step on it: that row is marked `valid=False`.
+    `seed` is what the first `reset` uses that is given none.
+
+    Observations are NumPy arrays with a leading axis `(N,)`, or dicts and tuples of these; arrays
+    given out are never written to again. Box actions are clipped to their bounds for the
+    environment; a Transition keeps them as given.
+
+    Raises ValueError for actions that are neither Discrete nor Box, and for a vector environment
+    that does not tell its autoreset mode.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any]
+        | Sequence[gymnasium.Env[Any, Any]]
+        | gymnasium.vector.VectorEnv[Any, Any, Any],
+        seed: int | None = None,
+    ) -> None:
+        self._envs: _Looped | _Vectorized
+        if isinstance(env, gymnasium.vector.VectorEnv):
+            self._envs = _Vectorized(env)
+        else:
+            self._envs = _Looped([env] if isinstance(env, gymnasium.Env) else list(env))
+        self.num_envs: int = self._envs.num_envs
+        self.observation_space: spaces.Space[Any] = self._envs.observation_space
+        """Of one environment."""
+        self.action_space: spaces.Space[Any] = self._envs.action_space
+        """Of one environment."""
+        if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
+            raise ValueError(
+                f"the action space is {self.action_space}: only Discrete and Box are supported"
+            )
+        self.obs: Any = None
+        """What to act on next, `(N, ...)`; None before the first reset."""
+        self.episodes: list[Episode] = []
+        """Those that ended in the last step."""
+        self._seed = seed
+        self._returns = np.zeros(self.num_envs)
+        self._lengths = np.zeros(self.num_envs, np.int64)
+
+    def reset(self, seed: int | None = None) -> Any:
+        """Begin new episodes everywhere and return their first observations.
+
+        Environment i is seeded with `seed + i`; without a seed the generators go on as they are.
+        """
+        if seed is None:
+            seed, self._seed = self._seed, None
+        self.obs = self._envs.reset(seed)
+        self.episodes = []
+        self._returns[:], self._lengths[:] = 0.0, 0
+        return self.obs
+
+    def step(
+        self, action: np.ndarray, extras: Mapping[str, Any] | None = None
+    ) -> tuple[Transition, Any]:
+        """Act in every environment. Returns what happened, and the observations to act on next."""
+        obs = self.obs
+        next_obs, reward, terminated, truncated, valid, self.obs = self._envs.step(
+            self._fit(action)
+        )
+        self._returns += reward
+        self._lengths += valid
+        self.episodes = []
+        done = terminated | truncated
+        if done.any():
+            self.episodes = [
+                Episode(int(i), float(self._returns[i]), int(self._lengths[i]))
+                for i in done.nonzero()[0]
+            ]
+            self._returns[done], self._lengths[done] = 0.0, 0
+        transition = Transition(
+            obs,
+            action,
+            reward.astype(np.float32),
+            next_obs,
+            terminated,
+            truncated,
+            valid,
+            extras or {},
+        )
+        return transition, self.obs
+
+    def _fit(self, action: np.ndarray) -> np.ndarray:
+        """Actions that the environments accept."""
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
+        return np.asarray(action, space.dtype)
+
+    def close(self) -> None:
+        """Release what the environments hold."""
+        self._envs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to go on from here: nested dicts and lists of arrays and JSON values."""
+        return {
+            "obs": list(_leaves(self.obs)),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "envs": self._envs.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Bring the environments back to where `state_dict` saw them; what to act on next.
+
+        An environment is restored by what is known of its insides, else by playing its episode
+        again, and then has to show the observation expected. Where that fails it begins a new
+        episode, and a RestoreWarning tells.
+        """
+        self.obs, restored = self._envs.load_state_dict(state["envs"], state["obs"])
+        self.episodes = []
+        self._returns = np.where(restored, state["returns"], 0.0)
+        self._lengths = np.where(restored, state["lengths"], 0)
+        if not restored.all():
+            warnings.warn(
+                f"{(~restored).sum()} of {self.num_envs} environments could not be brought back "
+                "to where they were and began new episodes: from here on the run is not the one "
+                "that was interrupted",
+                RestoreWarning,
+                stacklevel=2,
+            )
+        return self.obs
+
+
+class _Looped:
+    """Single environments in a plain loop; each is reset at once when its episode ends."""
+
+    def __init__(self, envs: list[gymnasium.Env[Any, Any]]) -> None:
+        if not envs:
+            raise ValueError("there are no environments: give at least one")
+        self.envs = [Tape(env) for env in envs]
+        self.num_envs = len(envs)
+        self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
+        for env in envs:
+            if (env.observation_space, env.action_space) != (
+                self.observation_space,
+                self.action_space,
+            ):
+                raise ValueError(
+                    f"environments stepped together need equal spaces: {env} differs from {envs[0]}"
+                )
+
+    def reset(self, seed: int | None) -> Any:
+        seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+        return self._batch([env.reset(seed=s)[0] for env, s in zip(self.envs, seeds, strict=True)])
+
+    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+        obs, rewards, terminations, truncations, _ = zip(
+            *(env.step(a) for env, a in zip(self.envs, action, strict=True)), strict=True
+        )
+        next_obs = following = self._batch(obs)
+        terminated, truncated = np.array(terminations, bool), np.array(truncations, bool)
+        done = terminated | truncated
+        if done.any():
+            following = self._batch(
+                [e.reset()[0] if d else o for e, d, o in zip(self.envs, done, obs, strict=True)]
+            )
+        valid = np.ones(self.num_envs, bool)
+        return next_obs, np.array(rewards, float), terminated, truncated, valid, following
+
+    def _batch(self, obs: Sequence[Any]) -> Any:
+        space = self.observation_space
+        return concatenate(space, obs, create_empty_array(space, self.num_envs))
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+    def state_dict(self) -> Any:
+        return [env.state_dict() for env in self.envs]
+
+    def load_state_dict(self, state: Any, expected: list[np.ndarray]) -> tuple[Any, np.ndarray]:
+        obs, restored = _play(self.envs, state, self.observation_space, expected)
+        return self._batch(obs), restored
+
+
+class _Vectorized:
+    """A Gymnasium vector environment, whichever its autoreset mode."""
+
+    def __init__(self, env: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode not in set(AutoresetMode):
+            known = ", ".join(f"AutoresetMode.{known.name}" for known in AutoresetMode)
+            raise ValueError(
+                f"{env} does not tell when it resets itself: set "
+                f"metadata['autoreset_mode'] to one of {known}"
+            )
+        self.env = env
+        self.mode = AutoresetMode(mode)
+        self.num_envs = env.num_envs
+        self.observation_space = env.single_observation_space
+        self.action_space = env.single_action_space
+        self.resetting = np.zeros(self.num_envs, bool)
+        """Environments that will spend the next step on resetting themselves."""
+        self._reuses_arrays = not getattr(env.unwrapped, "copy", True)
+        if type(env) is SyncVectorEnv:
+            env.envs = [Tape(single) for single in env.envs]
+
+    def reset(self, seed: int | None) -> Any:
+        self.resetting = np.zeros(self.num_envs, bool)
+        return self._own(self.env.reset(seed=seed)[0])
+
+    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+        obs, rewards, terminations, truncations, info = self.env.step(action)
+        next_obs = obs = self._own(obs)
+        reward = np.array(rewards, float)
+        terminated, truncated = np.array(terminations, bool), np.array(truncations, bool)
+        valid, done = ~self.resetting, terminated | truncated
+        if self.mode is AutoresetMode.NEXT_STEP:
+            self.resetting = done
+        elif done.any() and self.mode is AutoresetMode.SAME_STEP:
+            next_obs = self._final(obs, done, info)
+        elif done.any():
+            obs = self._own(self.env.reset(options={"reset_mask": done})[0])
+        return next_obs, reward, terminated, truncated, valid, obs
+
+    def _own(self, obs: Any) -> Any:
+        return deepcopy(obs) if self._reuses_arrays else obs
+
+    def _final(self, obs: Any, done: np.ndarray, info: Mapping[str, Any]) -> Any:
+        """`obs` with the true successors of the episodes that ended, which are found in `info`."""
+        if "final_obs" not in info:
+            raise ValueError(
+                f"{self.env} resets itself in the step that ends an episode, but does not give "
+                "the last observation as info['final_obs']"
+            )
+        rows = zip(iterate(self.env.observation_space, obs), info["final_obs"], done, strict=True)
+        return concatenate(
+            self.observation_space,
+            [final if ended else row for row, final, ended in rows],
+            create_empty_array(self.observation_space, self.num_envs),
+        )
+
+    def close(self) -> None:
+        self.env.close()
+
+    def state_dict(self) -> Any:
+        env = self.env
+        if type(env) is CartPoleVectorEnv:
+            insides = {name: np.array(getattr(env, name)) for name in _CARTPOLE}
+            return insides | {"rng": env.np_random.bit_generator.state}
+        if type(env) is SyncVectorEnv:
+            return {"resetting": self.resetting, "tapes": [e.state_dict() for e in env.envs]}
+        return {}
+
+    def load_state_dict(self, state: Any, expected: list[np.ndarray]) -> tuple[Any, np.ndarray]:
+        env = self.env
+        if type(env) is CartPoleVectorEnv:
+            for name in _CARTPOLE:
+                setattr(env, name, np.array(state[name]))
+            env.np_random.bit_generator.state = state["rng"]
+            self.resetting = env.prev_done.copy()
+            return expected[0], np.ones(self.num_envs, bool)
+        if type(env) is SyncVectorEnv:
+            env.reset()
+            obs, restored = _play(env.envs, state["tapes"], self.observation_space, expected)
+            self.resetting = state["resetting"] & restored
+            env._env_obs[:] = obs
+            env._autoreset_envs = self.resetting.copy()
+            batch = create_empty_array(self.observation_space, self.num_envs)
+            return concatenate(self.observation_space, obs, batch), restored
+        return self.reset(None), np.zeros(self.num_envs, bool)
+
+
+_CARTPOLE = ("state", "steps", "prev_done", "low", "high")
+"""What Gymnasium's CartPoleVectorEnv is made of, its generator apart."""
+
+
+def _play(
+    envs: Sequence[Tape], tapes: Sequence[Any], space: spaces.Space[Any], expected: list[np.ndarray]
+) -> tuple[list[Any], np.ndarray]:
+    """Play each tape in its environment; a new episode where it does not lead to what is expected.
+
+    Returns each environment's observation, and whether it is the one expected.
+    """
+    observations, restored = [], np.ones(len(envs), bool)
+    for i, (env, tape) in enumerate(zip(envs, tapes, strict=True)):
+        obs = env.load_state_dict(tape)
+        if obs is not None:
+            row = concatenate(space, [obs], create_empty_array(space, 1))
+            pairs = zip(_leaves(row), expected, strict=True)
+            restored[i] = all(np.array_equal(a[0], b[i], equal_nan=True) for a, b in pairs)
+        if obs is None or not restored[i]:
+            restored[i], obs = False, env.reset()[0]
+        observations.append(obs)
+    return observations, restored
+
+
+def _leaves(obs: Any) -> Iterator[np.ndarray]:
+    """The arrays that an observation is made of, in the order of its space."""
+    if isinstance(obs, Mapping):
+        for part in obs.values():
+            yield from _leaves(part)
+    elif isinstance(obs, tuple):
+        for part in obs:
+            yield from _leaves(part)
+    else:
+        yield obs

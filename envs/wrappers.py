@@ -1,0 +1,166 @@
+"""The few environment wrappers that Gymnasium lacks; for the others see `gymnasium.wrappers`.
+
+Randomness comes from the environment's own generator, which `reset(seed)` seeds: an episode that is
+played again from the same generator state with the same actions is the same bit for bit. Wrappers
+remember how they were made, so that `gymnasium.make(env.spec)` makes the wrapped environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+VELOCITIES: dict[str, tuple[int, ...]] = {
+    "Acrobot": (4, 5),
+    "BipedalWalker": (1, 2, 3, 5, 7, 10, 12),
+    "CartPole": (1, 3),
+    "LunarLander": (2, 3, 5),
+    "MountainCar": (1,),
+    "MountainCarContinuous": (1,),
+    "Pendulum": (2,),
+}
+"""Where the velocities stand in a task's observation, by its name without the version."""
+
+
+def _box(env: gymnasium.Env[Any, Any], wrapper: str) -> spaces.Box:
+    """The observation space of `env`, which has to be a Box."""
+    if not isinstance(env.observation_space, spaces.Box):
+        raise ValueError(
+            f"{wrapper} needs Box observations, not {env.observation_space}: "
+            "put gymnasium.wrappers.FlattenObservation around the environment first"
+        )
+    return env.observation_space
+
+
+class HideVelocity(
+    gymnasium.ObservationWrapper[NDArray[Any], Any, NDArray[Any]], RecordConstructorArgs
+):
+    """Leaves the velocities out of a flat observation, so that an agent needs a memory.
+
+    `velocities` are their indices; for the tasks in `VELOCITIES` they are known. Used so by
+    N. Heess, J. J. Hunt, T. P. Lillicrap, D. Silver, "Memory-based Control with Recurrent Neural
+    Networks" (2015), https://arxiv.org/abs/1512.04455.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], velocities: Sequence[int] | None = None):
+        RecordConstructorArgs.__init__(self, velocities=velocities)
+        super().__init__(env)
+        space = _box(env, "HideVelocity")
+        if velocities is None:
+            spec = env.unwrapped.spec
+            name = spec.name if spec else type(env.unwrapped).__name__
+            if name not in VELOCITIES or space.shape != env.unwrapped.observation_space.shape:
+                raise ValueError(
+                    f"which entries of this {name} observation of shape {space.shape} are "
+                    f"velocities is not known: give their indices, HideVelocity(env, [1, 3]); "
+                    f"known by name are {', '.join(VELOCITIES)}"
+                )
+            velocities = VELOCITIES[name]
+        size = len(space.low) if len(space.shape) == 1 else 0
+        self._kept = np.setdiff1d(np.arange(size), velocities)
+        if not (set(velocities) <= set(range(size)) and 0 < self._kept.size < size):
+            raise ValueError(
+                f"velocities must be some, not all, of the indices of a flat observation: got "
+                f"{list(velocities)} for an observation of shape {space.shape}"
+            )
+        self.observation_space = spaces.Box(
+            space.low[self._kept], space.high[self._kept], dtype=space.dtype.type
+        )
+
+    def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
+        return observation[self._kept]
+
+
+class FlickerObservation(
+    gymnasium.ObservationWrapper[NDArray[Any], Any, NDArray[Any]], RecordConstructorArgs
+):
+    """Replaces each observation with zeros, with the given probability, independently.
+
+    M. Hausknecht, P. Stone, "Deep Recurrent Q-Learning for Partially Observable MDPs" (2015),
+    https://arxiv.org/abs/1507.06527, who blank half of the screens.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], probability: float = 0.5):
+        if not 0 <= probability < 1:
+            raise ValueError(f"probability must lie in [0, 1), got {probability}")
+        RecordConstructorArgs.__init__(self, probability=probability)
+        super().__init__(env)
+        space = _box(env, "FlickerObservation")
+        self.probability = probability
+        self.observation_space = spaces.Box(  # zero is a possible observation now
+            np.minimum(space.low, 0), np.maximum(space.high, 0), dtype=space.dtype.type
+        )
+
+    def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
+        hidden = self.np_random.random() < self.probability
+        return np.zeros_like(observation) if hidden else observation
+
+
+class DelayReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Withholds the rewards and pays their sum every `steps` steps and at the end of an episode.
+
+    With `steps=None` only at the end. The return of an episode (undiscounted) stays what it was.
+    Z. Zheng, J. Oh, S. Singh, "On Learning Intrinsic Rewards for Policy Gradient Methods" (2018),
+    https://arxiv.org/abs/1804.06459, make MuJoCo's tasks harder so.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], steps: int | None = None):
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, or None for whole episodes, got {steps}")
+        RecordConstructorArgs.__init__(self, steps=steps)
+        super().__init__(env)
+        self.steps = steps
+        self._owed, self._waited = 0.0, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self._owed, self._waited = 0.0, 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._owed, self._waited = self._owed + float(reward), self._waited + 1
+        paid = 0.0
+        if terminated or truncated or self._waited == self.steps:
+            paid, self._owed, self._waited = self._owed, 0.0, 0
+        return obs, paid, terminated, truncated, info
+
+
+class ShapeReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Adds γ Φ(s') - Φ(s) to the reward, where the potential Φ says how good an observation looks.
+
+    The optimal policy stays what it was, whatever Φ, if γ is the agent's discount and Φ is zero
+    once the task has ended: it is taken for zero on termination, and as it is on truncation.
+    A. Y. Ng, D. Harada, S. Russell, "Policy Invariance under Reward Transformations" (1999).
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], potential: Callable[[Any], float], gamma: float
+    ):
+        if not callable(potential):
+            raise ValueError(f"potential must be a function of an observation, got {potential!r}")
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+        RecordConstructorArgs.__init__(self, potential=potential, gamma=gamma)
+        super().__init__(env)
+        self.potential, self.gamma = potential, gamma
+        self._before = 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._before = self.potential(obs)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        before, self._before = self._before, 0.0 if terminated else self.potential(obs)
+        return obs, float(reward) + self.gamma * self._before - before, terminated, truncated, info
