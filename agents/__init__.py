@@ -1,12 +1,12 @@
 """chainrule: reinforcement-learning agents on one backprop core, with the gradients in plain sight.
 
-    import envs
-    from agents import PPO, train
+import envs
+from agents import PPO, train
 
-    with envs.make("CartPole-v1", num_envs=8) as tasks:
-        agent = PPO(tasks.observation_space, tasks.action_space, seed=0)
-        train(agent, tasks, steps=50_000)
-        agent.save("ppo.safetensors")
+with envs.make("CartPole-v1", num_envs=8) as tasks:
+    agent = PPO(tasks.observation_space, tasks.action_space, seed=0)
+    train(agent, tasks, steps=50_000)
+    agent.save("ppo.safetensors")
 """
 
 from agents.actor_critic.a2c import A2C, A2CConfig

@@ -1,4 +1,4 @@
-"""What every agent is: act, observe, update, save, load. And its Actor, which steps environments."""
+"""What every agent is: act, observe, update, save, load. And its Actor, which steps envs."""
 
 from __future__ import annotations
 
@@ -305,8 +305,11 @@ class Agent:
                 trunk,
             )
             agent._load_arrays(arrays, header)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{path} does not hold a whole {cls.name} agent: {error}") from None
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())  # torch lists what is missing line by line
+            raise CheckpointError(f"{path} does not hold a whole {cls.name} agent: {why}") from None
         return agent
 
     def _load_arrays(self, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
@@ -323,7 +326,10 @@ class Agent:
         for target in self.targets.values():
             target.follow()
         for name, part in self._normalizers().items():
-            part.mean, part.variance = arrays[f"{name}.mean"], arrays[f"{name}.variance"]
+            mean, variance = arrays[f"{name}.mean"], arrays[f"{name}.variance"]
+            if not mean.shape == variance.shape == part.mean.shape:
+                raise ValueError(f"{name} has {mean.shape} columns, not {part.mean.shape}")
+            part.mean, part.variance = mean, variance
             part.count = header["normalizers"][name]
         self.steps = header["steps"]
 

@@ -30,7 +30,9 @@ def lambda_returns(
     return _backwards(base, discount * kept, last)
 
 
-def discounted_returns(reward: Tensor, discount: Tensor, next_value: Tensor, done: Tensor) -> Tensor:
+def discounted_returns(
+    reward: Tensor, discount: Tensor, next_value: Tensor, done: Tensor
+) -> Tensor:
     """G_t = r_t + γ r_{t+1} + γ² r_{t+2} …, `(T, ...)`: the λ-return with λ = 1.
 
     Beyond a truncation and the end of the data stands `next_value`.
@@ -93,9 +95,7 @@ def double_q_learning(
 
 def sarsa(reward: Tensor, discount: Tensor, next_q: Tensor, next_action: Tensor) -> Tensor:
     """r + γ Q(s', a') with the action a' really taken next, `(...,)` (Rummery & Niranjan 1994)."""
-    return _one_step(
-        reward, discount, next_q.gather(-1, next_action.unsqueeze(-1)).squeeze(-1)
-    )
+    return _one_step(reward, discount, next_q.gather(-1, next_action.unsqueeze(-1)).squeeze(-1))
 
 
 def expected_sarsa(

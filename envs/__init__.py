@@ -36,9 +36,7 @@ def make(id: str, num_envs: int = 8, seed: int | None = None, **options: Any) ->
         if native and num_envs >= NATIVE_FROM and not options:
             vectorized = gymnasium.make_vec(id, num_envs, vectorization_mode="vector_entry_point")
             return VectorEnv(vectorized, seed)
-        copies = [
-            gymnasium.make(id, disable_env_checker=True, **options) for _ in range(num_envs)
-        ]
+        copies = [gymnasium.make(id, disable_env_checker=True, **options) for _ in range(num_envs)]
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"{id} needs a package that is not installed: {error}") from None
     except (gymnasium.error.Error, ImportError) as error:

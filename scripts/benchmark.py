@@ -27,8 +27,8 @@ import numpy as np
 import envs  # noqa: F401 (first: it says so if `agents` is another distribution's)
 
 # isort: split
+from agents.runner.arguments import BadInput, bad_input, parse
 from agents.runner.results import Run, area_under_curve, bootstrap_interval, iqm, read_run
-from agents.runner.settings import BadInput, bad_input, parse
 
 SCRIPTS = Path(__file__).parent
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

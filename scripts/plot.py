@@ -25,6 +25,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocat
 import envs  # noqa: F401 (first: it says so if `agents` is another distribution's)
 
 # isort: split
+from agents.runner.arguments import BadInput, bad_input, parse
 from agents.runner.results import (
     Run,
     Table,
@@ -34,7 +35,6 @@ from agents.runner.results import (
     iqm,
     read_run,
 )
-from agents.runner.settings import BadInput, bad_input, parse
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6a00")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""

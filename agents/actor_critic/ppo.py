@@ -103,7 +103,9 @@ class PPO(Agent):
             "explained_variance": losses.explained_variance(value, returns, batch.valid),
             "policy_entropy": float(self.policy.entropy(output["policy"])[batch.valid].mean()),
             "kl": float(kl(log_ratio)),
-            "clip_fraction": float(((log_ratio.exp() - 1.0).abs() > self.config.clip).float().mean()),
+            "clip_fraction": float(
+                ((log_ratio.exp() - 1.0).abs() > self.config.clip).float().mean()
+            ),
         }
 
     def optimize(self, data: list[Tensor]) -> Tensor:

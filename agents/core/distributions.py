@@ -31,8 +31,9 @@ class Categorical:
 
     def log_prob(self, logits: Tensor, action: Tensor) -> Tensor:
         """log p(action), `(...,)`, for integer actions `(...,)`."""
-        # cross_entropy wants the classes second; for (B, n) that is where they are
-        return -F.cross_entropy(logits.movedim(-1, 1), action, reduction="none")
+        # cross_entropy wants the classes second, or first where there is no batch
+        classes_second = logits.movedim(-1, min(1, logits.ndim - 1))
+        return -F.cross_entropy(classes_second, action, reduction="none")
 
     def entropy(self, logits: Tensor) -> Tensor:
         """-Σ p log p in nats, `(...,)`; at most log n."""

@@ -229,7 +229,7 @@ def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
             return spaces.Dict(OrderedDict(parts))
         case "Tuple":
             return spaces.Tuple([space_from_json(part) for part in data["spaces"]])
-    raise CheckpointError(f"{data['type']!r} is not a space that an agent supports")
+    raise ValueError(f"{data['type']!r} is not a space that an agent supports")
 
 
 def _bounds(bounds: np.ndarray) -> Any:

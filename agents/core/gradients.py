@@ -20,7 +20,7 @@ from agents.core.blocks import HiddenLayer
 from agents.core.parameters import FlatParameters
 
 DORMANT = 0.025
-"""A unit is dormant when its mean |activation| is at most this share of its layer's (Sokar 2023)."""
+"""At most this share of its layer's mean |activation|, and a unit is dormant (Sokar et al. 2023)."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class GradientStatistics:
                 return
             h = output.detach()
             if getattr(module, "residual", False):
-                h = h - inputs[0]  # what the layer itself adds
+                h = h - inputs[0].detach()  # what the layer itself adds
             h = h.reshape(len(layers), -1, h.shape[-1])
             self._activity[layers] = h.abs().sum(1).flatten()  # Σ|h|, (E H)
 

@@ -67,9 +67,7 @@ class Learner:
         self.config = config
         self.modules = dict(modules)
         self.flat = FlatParameters(modules)
-        self.statistics = GradientStatistics(
-            modules, self.flat, config.stats_every, config.betas
-        )
+        self.statistics = GradientStatistics(modules, self.flat, config.stats_every, config.betas)
         self.updates = 0
         self.skipped = 0
         self.env_steps = 0
@@ -148,7 +146,7 @@ class Learner:
         recording = self.statistics.due(self.updates)
         if recording:
             self.statistics.before(direction)
-        elif self.statistics.due(self.updates + 1):
+        if self.statistics.due(self.updates + 1):
             self.statistics.remember(direction)
         limit = self.config.max_grad_norm
         if limit is not None and step.grad_norm > limit:

@@ -51,7 +51,7 @@ class NetworkConfig:
             raise ValueError(f"network.init is {self.init!r}: use orthogonal, xavier or he")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"network.dropout is {self.dropout}: use a probability in [0, 1)")
-        if self.residual and len(set(self.hidden_sizes)) > 1 or (
+        if (self.residual and len(set(self.hidden_sizes)) > 1) or (
             self.residual and len(self.hidden_sizes) < 2
         ):
             raise ValueError(
@@ -153,7 +153,7 @@ class Network(nn.Module):
             x = x.reshape(-1, x.shape[-1])
         stacked = self._through_trunk(x.expand(members, -1, -1), noise)  # (E, B, features)
         if len(lead) != 1:
-            stacked = stacked.unflatten(1, lead)
+            stacked = stacked.reshape(members, *lead, stacked.shape[-1])
         own = dict(zip(self.heads, stacked.unbind(), strict=True))
         return {name: head(own[name]) for name, head in heads}
 
@@ -213,12 +213,12 @@ def _as_head(spec: Head | int | str) -> Head:
 
 def _features_of(trunk: nn.Module, config: NetworkConfig) -> int:
     if not config.shared_trunk:
-        raise ValueError("a trunk of your own is shared by all heads: set network.shared_trunk=True")
+        raise ValueError(
+            "a trunk of your own is shared by all heads: set network.shared_trunk=True"
+        )
     if config.dropout:
         raise ValueError("network.dropout has no effect on a trunk of your own: leave it 0")
     features = getattr(trunk, "out_features", None)
     if not isinstance(features, int):
         raise ValueError("a trunk of your own needs an integer attribute `out_features`")
     return features
-
-

@@ -46,7 +46,8 @@ class Replay:
         self.device = device
         self.added = 0
         """Transitions ever added; the newest lies at (added - 1) % capacity."""
-        self.due = 0.0
+        self.drawn = 0
+        """Batches ever drawn."""
         self._columns: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -60,14 +61,17 @@ class Replay:
         count = len(rows["reward"])
         self._write(rows, self.added)
         self.added += count
-        if self.added > self.learning_starts:
-            fresh = min(count, self.added - self.learning_starts)
-            self.due += fresh * self.updates_per_step
+
+    @property
+    def due(self) -> int:
+        """Updates due: counted from the start, so that no rounding of a remainder adds up."""
+        counted = max(0, self.added - self.learning_starts)
+        return int(counted * self.updates_per_step) - self.drawn
 
     def batches(self) -> Iterator[Transition]:
         """A batch of tensors `(B, ...)` for each update due, drawn when it is asked for."""
-        while self.due >= 1.0:
-            self.due -= 1.0
+        while self.due > 0:
+            self.drawn += 1
             yield self.sample(self.rng.integers(len(self), size=self.batch_size))
 
     def sample(self, index: np.ndarray) -> Transition:
@@ -76,7 +80,8 @@ class Replay:
             name: torch.from_numpy(column[index]).to(self.device)
             for name, column in self._columns.items()
         }
-        return Transition(**tensors, valid=torch.ones(len(index), dtype=torch.bool))
+        valid = torch.ones(len(index), dtype=torch.bool, device=self.device)
+        return Transition(**tensors, valid=valid)
 
     def _write(self, rows: Mapping[str, np.ndarray], start: int) -> None:
         count = len(rows["reward"])
@@ -106,9 +111,9 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and random state. The rows are saved apart, in segments that only grow."""
-        return {"added": self.added, "due": self.due, "rng": self.rng.bit_generator.state}
+        return {"added": self.added, "drawn": self.drawn, "rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.added = int(state["added"])
-        self.due = float(state["due"])
+        self.drawn = int(state["drawn"])
         self.rng.bit_generator.state = state["rng"]

@@ -33,9 +33,13 @@ class Rollout:
         device: torch.device | str = "cpu",
     ) -> None:
         if (transitions is None) == (episodes is None):
-            raise ValueError("a rollout ends after a number of transitions or of episodes: give one")
+            raise ValueError(
+                "a rollout ends after a number of transitions or of episodes: give one"
+            )
         if (transitions or episodes or 0) < 1:
-            raise ValueError(f"a rollout of {transitions or episodes} holds nothing: give 1 or more")
+            raise ValueError(
+                f"a rollout of {transitions or episodes} holds nothing: give 1 or more"
+            )
         self.transitions = transitions
         self.episodes = episodes
         self.next_action = next_action

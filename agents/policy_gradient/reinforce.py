@@ -55,7 +55,9 @@ class REINFORCE(Agent):
     def build(self) -> None:
         self.policy = policy_for(self.action_space)
         heads = {"policy": self.policy.head}
-        self.network = self.new_network(heads | ({"value": "scalar"} if self.config.baseline else {}))
+        self.network = self.new_network(
+            heads | ({"value": "scalar"} if self.config.baseline else {})
+        )
         self.learner = self.new_learner("reinforce", network=self.network)
         self.memory = Rollout(episodes=self.config.episodes_per_update, device=self.device)
 

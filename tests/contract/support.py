@@ -1,0 +1,78 @@
+"""Small, quick settings for any agent, what it learns from, and how states are compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from agents.agent import Agent, AgentConfig
+from agents.core.files import split_state
+from envs.transition import Transition
+from envs.vector import VectorEnv
+
+SMALL: dict[str, Any] = {
+    "rollout_size": 16,
+    "episodes_per_update": 3,
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_starts": 32,
+    "buffer_size": 200,
+    "updates_per_step": 0.25,
+    "target_every": 3,
+    "network": {"hidden_sizes": (16, 16)},
+}
+"""An agent is given those of these settings that its config knows; the others stay as they are."""
+
+LIMIT = 20_000
+"""Steps after which an agent that has not learned is not going to."""
+
+
+def config(cls: type[Agent], **settings: Any) -> AgentConfig:
+    """A config with `SMALL` and `settings`; a dict changes the fields of a nested config."""
+    default = cls.Config()
+    known = {f.name for f in fields(default)}
+    changes = {name: value for name, value in (SMALL | settings).items() if name in known}
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            changes[name] = replace(getattr(default, name), **value)
+    return replace(default, **changes)
+
+
+def small(cls: type[Agent], tasks: VectorEnv, seed: int = 0, **settings: Any) -> Any:
+    """An agent for these environments, with whatever an agent of its kind has."""
+    spaces = tasks.observation_space, tasks.action_space
+    return cls(*spaces, config(cls, **settings), seed=seed)
+
+
+def batches(agent: Agent, tasks: VectorEnv, seed: int = 0) -> Iterator[Transition]:
+    """The loop without the update: every batch that falls due while the agent acts."""
+    actor = agent.actor(tasks.num_envs, seed=seed)
+    agent.plan(LIMIT)
+    obs = tasks.reset(seed)
+    while agent.steps < LIMIT:
+        action, extras = actor.act(obs)
+        transition, obs = tasks.step(action, extras)
+        actor.reset(transition.done)
+        agent.observe(transition)
+        yield from agent.memory.batches()
+
+
+def weights(agent: Agent) -> torch.Tensor:
+    """A copy of all weights of an agent, learner by learner."""
+    return torch.cat([learner.flat.vector for learner in agent.learners.values()])
+
+
+def updates(agent: Agent) -> int:
+    """Accepted steps of all its optimisers."""
+    return sum(learner.updates for learner in agent.learners.values())
+
+
+def bits(state: Any) -> tuple[dict[str, Any], str]:
+    """A nested state in a form that is equal only if every bit of it is."""
+    arrays, tree = split_state(state)
+    raw = {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
+    return raw, json.dumps(tree, sort_keys=True)

@@ -1,0 +1,44 @@
+"""Stable-Baselines3's tools accept every agent."""
+
+import gymnasium
+import pytest
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+import envs
+from agents import train
+from tests.contract.support import small
+
+
+@pytest.fixture
+def agent(cls):
+    """An agent that has learned a little."""
+    tasks = envs.make("CartPole-v1", num_envs=4)
+    agent = small(cls, tasks)
+    train(agent, tasks, 400)
+    return agent
+
+
+def test_evaluate_policy_plays_the_episodes_that_the_agent_plays(agent):
+    monitored = Monitor(gymnasium.make("CartPole-v1"))
+    monitored.reset(seed=0)
+    returns, lengths = evaluate_policy(agent, monitored, 4, return_episode_rewards=True)
+
+    expected, env = [], gymnasium.make("CartPole-v1")
+    env.reset(seed=0)
+    for _ in range(4):
+        (obs, _), over, total = env.reset(), False, 0.0
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(agent.act(obs))
+            total, over = total + float(reward), terminated or truncated
+        expected.append(total)
+    assert returns == lengths == expected
+
+
+def test_predict_draws_actions_where_it_is_not_to_be_deterministic(agent):
+    env = TimeLimit(gymnasium.make("CartPole-v1").unwrapped, 10)
+    obs, _ = env.reset(seed=0)
+    assert len({int(agent.predict(obs)[0]) for _ in range(30)}) == 1
+    assert len({int(agent.predict(obs, deterministic=False)[0]) for _ in range(200)}) == 2
+    assert agent.predict(obs, "memory")[1] == "memory"

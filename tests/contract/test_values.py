@@ -1,0 +1,111 @@
+"""On the probes every agent learns the values that are known in closed form.
+
+That takes right targets under termination and truncation, the discount applied once, actions,
+rewards and observations kept together, and nothing learned from the rows in which a vector
+environment resets itself.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import envs
+from agents import train
+from agents.core.network import Network
+from envs import probe
+from envs.vector import VectorEnv
+from tests.contract.support import small
+
+GAMMA = 0.9
+QUICK: dict[str, Any] = {
+    "gamma": GAMMA,
+    "episodes_per_update": 8,
+    "batch_size": 32,
+    "learning_starts": 100,
+    "buffer_size": 2000,
+    "target_every": 10,
+    "epsilon_end": 1.0,  # no action is left out, and action values are the same for any policy
+    "normalize_advantage": False,
+    "entropy_weight": 0.0,
+    "network": {"hidden_sizes": (32,)},
+    "optim": {"optimizer": "adam", "lr": 2e-2, "schedule": "linear", "max_grad_norm": None},
+}
+GENTLE = QUICK["optim"] | {"lr": 7e-3, "max_grad_norm": 0.5}
+"""The likelihood of an action has steep gradients once a Gaussian is narrow."""
+
+
+def learned(agent, observations):
+    """What the agent's networks say of states: Q `(S, A)` by "q", V `(S,)` by "value"."""
+    with torch.no_grad():
+        outputs = [
+            (head, output.numpy())
+            for learner in agent.learners.values()
+            for module in learner.modules.values()
+            if isinstance(module, Network)
+            for head, output in module(torch.from_numpy(observations)).items()
+            if head in ("q", "value")
+        ]
+    assert outputs, "no head is called q or value: tell here how this agent's values are read"
+    return outputs
+
+
+def looped(num_envs):
+    return lambda kind: envs.make(kind.id, num_envs=num_envs)
+
+
+def vectorized(mode):
+    copies = 3
+
+    def make(kind):
+        makers = [lambda: gymnasium.make(kind.id, disable_env_checker=True)] * copies
+        return VectorEnv(SyncVectorEnv(makers, autoreset_mode=mode))
+
+    return make
+
+
+FORMS = {"4": looped(4), "1": looped(1)} | {
+    mode.name: vectorized(mode) for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)
+}
+CASES = [(kind, "4") for kind in probe.DISCRETE] + [
+    (probe.Truncation, form) for form in FORMS if form != "4"
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"), CASES, ids=[f"{kind.__name__}-{form}" for kind, form in CASES]
+)
+def test_the_values_of_a_probe_are_learned(cls, kind, form):
+    tasks = FORMS[form](kind)
+    agent = small(cls, tasks, seed=1, **QUICK)
+    # V of the optimal policy is known, and here that policy has to be found first.
+    train(agent, tasks, 8000 if kind is probe.DelayedReward else 3000)
+    for head, values in learned(agent, kind.observations):
+        known = kind.q_values(GAMMA) if head == "q" else kind.values(GAMMA)
+        np.testing.assert_allclose(values, known, atol=0.08, err_msg=head)
+    q_values = kind.q_values(GAMMA)
+    matters = np.ptp(q_values, axis=-1) > 0
+    best = q_values.argmax(-1)
+    assert (agent.act(kind.observations)[matters] == best[matters]).all()
+
+
+def test_the_values_and_actions_of_the_continuous_probe_are_learned(cls):
+    """V is compared with what the policy as it has become earns, noise and clipping included."""
+    kind = probe.BoxAction
+    tasks = envs.make(kind.id, num_envs=4)
+    try:
+        agent = small(cls, tasks, seed=1, **QUICK | {"optim": GENTLE})
+    except ValueError as error:
+        pytest.skip(str(error))
+    train(agent, tasks, 8000)
+    earned = []
+    for seen, best in zip(kind.observations, kind.best_actions, strict=True):
+        assert agent.act(seen) == pytest.approx(best, abs=0.1)
+        action, _ = agent.actor(2000).act(np.tile(seen, (2000, 1)))
+        earned.append(np.mean(seen - (np.clip(action, -1, 1) - seen / 2) ** 2))
+    for head, values in learned(agent, kind.observations):
+        np.testing.assert_allclose(values, earned, atol=0.06, err_msg=head)
+    np.testing.assert_allclose(earned, kind.values(GAMMA), atol=0.15)

@@ -1,0 +1,230 @@
+"""The gradient statistics are what a plain computation over each layer gives."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.core.gradients import DORMANT, Statistics
+from agents.core.learner import Learner, Step
+from agents.core.network import Network, NetworkConfig
+from agents.core.optimizers import OptimConfig
+
+OBS = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+HEADS: dict[str, Any] = {"policy": 2, "value": "scalar"}
+
+
+def build(**options: Any) -> Network:
+    config = NetworkConfig((6, 6), activation="relu", **options)
+    return Network(spaces.Box(-1, 1, (3,)), HEADS, config)
+
+
+def loss_of(network: Network):
+    def loss(obs: Tensor, scale: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        out = network(obs)
+        network(obs[:4] + 5.0)  # a second pass, which is not the one on the batch
+        return {"all": scale * (out["policy"][..., 0].square() + out["value"]).mean()}, {}
+
+    return loss
+
+
+def layers_of(network: Network) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Weights and gradients of each layer; one of a stack has its row of each tensor."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for module in network.modules():
+        names = getattr(module, "layer_names", ())
+        for i, name in enumerate(names):
+            pick = i if len(names) > 1 else ...
+            found[name] = [
+                (p.detach()[pick].clone(), p.grad[pick].clone())  # type: ignore[index]
+                for p in module.parameters()
+            ]
+    return found
+
+
+def norm(tensors: list[Tensor]) -> float:
+    return sum(float(t.double().square().sum()) for t in tensors) ** 0.5
+
+
+def dormant(network: Any) -> dict[str, float]:
+    """By hand: the share of units whose mean |activation| is next to nothing in their layer."""
+    config, shares = network.config, {}
+    members = ["trunk"] if network.shared else [f"{name}.trunk" for name in HEADS]
+    for i, member in enumerate(members):
+        x = OBS
+        for depth, layer in enumerate(network.trunk):
+            stacked = len(members) > 1
+            weight, bias = (p[i] if stacked else p for p in (layer.weight, layer.bias))
+            h = F.linear(x, weight, bias.reshape(-1))
+            if config.norm == "layer":
+                h = F.layer_norm(h, h.shape[-1:])
+            h = h.relu()
+            activity = h.abs().mean(0)
+            shares[f"{member}.{depth}"] = (activity <= DORMANT * activity.mean()).double().mean()
+            x = x + h if config.residual and depth else h
+    return {name: float(share.detach()) for name, share in shares.items()}
+
+
+def learn(learner: Learner, loss: Any, *inputs: Any) -> tuple[Step, Statistics]:
+    step = learner.minimize(loss, *inputs)
+    assert step.record is not None
+    return step, learner.statistics.summary([step.record])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"shared_trunk": False},
+        {"residual": True},
+        {"norm": "layer", "shared_trunk": False, "residual": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("limit", [None, 1e-3])
+def test_each_column_is_that_of_a_plain_computation(options, limit):
+    network = build(**options)
+    with torch.no_grad():  # some units fall asleep, without a gradient
+        network.trunk[0].weight[..., :2, :] = 0.0  # type: ignore[index]
+        network.trunk[0].bias[..., :2] = -1.0  # type: ignore[index]
+    learner = Learner(
+        {"net": network}, OptimConfig("sgd", lr=0.1, stats_every=1, max_grad_norm=limit)
+    )
+    loss, asleep = loss_of(network), dormant(network)
+    learner.gradient(loss, OBS)
+    before = layers_of(network)
+    step, statistics = learn(learner, loss, OBS)
+    after = layers_of(network)
+    assert set(statistics.layers) == set(before)
+    expected: dict[str, list[float]] = {
+        name: [] for name in ("grad_norm", "weight_norm", "update_ratio", "zero_fraction")
+    }
+    for name in statistics.layers:
+        weights, gradients = map(list, zip(*before[name], strict=True))
+        change = [w - v for (w, _), v in zip(after[name], weights, strict=True)]
+        zeros = sum(int((g == 0).sum()) for g in gradients)
+        expected["grad_norm"].append(norm(gradients))
+        expected["weight_norm"].append(norm(weights))
+        expected["update_ratio"].append(norm(change) / norm(weights))
+        expected["zero_fraction"].append(zeros / sum(g.numel() for g in gradients))
+    for column, values in expected.items():
+        # a change is a difference of float32 weights: of a small step few digits are left
+        rel = 2e-2 if column == "update_ratio" and limit else 1e-4
+        assert statistics.columns[column] == pytest.approx(values, rel=rel), column
+    assert statistics.columns["dormant"] == pytest.approx(
+        [asleep.get(name, float("nan")) for name in statistics.layers], nan_ok=True
+    )
+    assert max(asleep.values()) > 0.0
+    assert max(expected["zero_fraction"]) > 0.0
+    assert step.grad_norm == pytest.approx(norm([g for v in before.values() for _, g in v]))
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_the_cosine_is_that_with_the_gradient_just_before(every):
+    network = build()
+    learner = Learner({"net": network}, OptimConfig(stats_every=every, max_grad_norm=1e-3))
+    loss, previous, seen = loss_of(network), None, 0
+    for k, obs in enumerate(OBS.roll(1, 0).split(2), 1):
+        learner.gradient(loss, obs)
+        gradient = learner.flat.gradient.clone()
+        step = learner.minimize(loss, obs)
+        assert (step.record is not None) == (k % every == 0)
+        if step.record is not None and previous is not None:
+            expected = F.cosine_similarity(gradient, previous, dim=0).item()
+            cosine = learner.statistics.summary([step.record]).cosine
+            assert cosine == pytest.approx(expected, abs=1e-5)
+            seen += 1
+        previous = gradient
+    assert seen == 16 // every - (every == 1)
+
+
+def test_the_first_update_has_no_cosine():
+    network = build()
+    learner = Learner({"net": network}, OptimConfig(stats_every=1))
+    assert np.isnan(learn(learner, loss_of(network), OBS)[1].cosine)
+
+
+def test_the_signal_to_noise_is_that_of_the_corrected_moments_of_adam():
+    network = build()
+    learner = Learner({"net": network}, OptimConfig(stats_every=1, betas=(0.8, 0.95)))
+    m, v = torch.zeros_like(learner.flat.vector), torch.zeros_like(learner.flat.vector)
+    for k, obs in enumerate(OBS.split(4), 1):
+        learner.gradient(loss_of(network), obs)
+        gradient = learner.flat.gradient.clone()
+        m, v = 0.8 * m + 0.2 * gradient, 0.95 * v + 0.05 * gradient**2
+        expected = (m / (1 - 0.8**k)).square().sum() / (v / (1 - 0.95**k)).sum()
+        snr = learn(learner, loss_of(network), obs)[1].snr
+        assert snr == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adagrad"])
+def test_without_adam_there_is_no_signal_to_noise(optimizer):
+    network = build()
+    learner = Learner({"net": network}, OptimConfig(optimizer, stats_every=1))
+    assert np.isnan(learn(learner, loss_of(network), OBS)[1].snr)
+
+
+def test_pure_noise_has_the_signal_to_noise_that_the_documentation_gives():
+    learner = Learner({"net": nn.Linear(100, 100)}, OptimConfig(stats_every=1))
+    generator = torch.Generator().manual_seed(0)
+    records = []
+    for _ in range(200):
+        noise = torch.randn(len(learner.flat.vector), generator=generator)
+        records.append(learner.step_along(noise).record)
+    statistics = learner.statistics.summary([r for r in records[100:] if r is not None])
+    assert statistics.snr == pytest.approx(0.1 / 1.9, rel=0.05)
+    assert abs(statistics.cosine) < 0.01
+
+
+def test_a_summary_is_the_mean_of_its_records():
+    network = build(shared_trunk=False)
+    learner = Learner({"net": network}, OptimConfig(stats_every=2, lr=0.1))
+    steps = [learner.minimize(loss_of(network), obs) for obs in OBS.split(4)]
+    records = [step.record for step in steps if step.record is not None]
+    singles = [learner.statistics.summary([record]) for record in records]
+    whole = learner.statistics.summary(records)
+    assert len(records) == 4
+    for column, values in whole.columns.items():
+        mean = np.mean([single.columns[column] for single in singles], axis=0)
+        np.testing.assert_allclose(values, mean, rtol=1e-6)
+    assert whole.cosine == pytest.approx(np.mean([single.cosine for single in singles]))
+    assert whole.snr == pytest.approx(np.mean([single.snr for single in singles]))
+
+
+def test_no_record_is_made_when_none_is_asked_for_and_none_changes_a_weight():
+    vectors = []
+    for every in (0, 1, 3):
+        network = build()
+        learner = Learner({"net": network}, OptimConfig(stats_every=every))
+        steps = [learner.minimize(loss_of(network), obs) for obs in OBS.split(4)]
+        assert sum(step.record is not None for step in steps) == (8 // every if every else 0)
+        vectors.append(learner.flat.vector)
+    assert torch.equal(vectors[0], vectors[1])
+    assert torch.equal(vectors[0], vectors[2])
+
+
+def test_hidden_units_of_a_trunk_of_ones_own_are_watched_and_let_go():
+    trunk: Any = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())
+    trunk.out_features = 4
+    with torch.no_grad():
+        trunk[0].bias[:2] = -100.0
+    network = Network(spaces.Box(-1, 1, (3,)), HEADS, trunk=trunk)
+    learner = Learner({"net": network}, OptimConfig(stats_every=1))
+    _, statistics = learn(learner, loss_of(network), OBS)
+    columns = dict(zip(statistics.layers, statistics.columns["dormant"], strict=True))
+    assert columns["trunk.0"] == pytest.approx(0.4)
+    assert columns["trunk.2"] == 0.0
+    assert np.isnan(columns["value.head"])
+    assert not any(module._forward_hooks for module in network.modules())
+
+    def broken(obs: Tensor):
+        network(obs)
+        raise RuntimeError("a loss that fails")
+
+    with pytest.raises(RuntimeError, match="fails"):
+        learner.minimize(broken, OBS)
+    assert not any(module._forward_hooks for module in network.modules())

@@ -1,0 +1,326 @@
+"""Each option of a network changes what it should, and nothing that it should not."""
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, iterate
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.core.blocks import ACTIVATIONS
+from agents.core.initialization import initialize
+from agents.core.network import Head, Network, NetworkConfig
+from agents.core.spaces import Observations
+
+BOX = spaces.Box(-1, 1, (5,))
+OBS = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+HEADS: dict[str, Any] = {"policy": 4, "value": "scalar"}
+
+
+def build(heads: Any = HEADS, trunk: nn.Module | None = None, **options: Any) -> Any:
+    return Network(BOX, heads, NetworkConfig(**{"hidden_sizes": (8, 8), **options}), trunk=trunk)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# Heads and spaces -------------------------------------------------------------------------------
+
+SPACES: list[spaces.Space[Any]] = [
+    spaces.Box(-1, 1, (3,)),
+    spaces.Box(-1, 1, ()),
+    spaces.Box(0, 255, (2, 3, 1), np.uint8),
+    spaces.Discrete(6, start=2),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary((2, 2)),
+    spaces.Dict(at=spaces.Discrete(3), speed=spaces.Box(-1, 1, (2,))),
+    spaces.Tuple([spaces.Box(-1, 1, (2, 2)), spaces.MultiBinary(3)]),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
+def test_every_space_gives_heads_of_their_shapes_alone_and_in_a_batch(space, shared, lead):
+    space.seed(0)
+    network = Network(space, HEADS, NetworkConfig((8,), shared_trunk=shared))
+    flat = [network.observations.flatten(space.sample()) for _ in range(int(np.prod(lead)))]
+    obs = torch.from_numpy(np.stack(flat)).reshape(*lead, -1)
+    out = network(obs)
+    assert list(out) == list(HEADS)
+    assert out["policy"].shape == (*lead, 4)
+    assert out["value"].shape == lead
+    one = network(obs.reshape(-1, obs.shape[-1])[-1])
+    for name, value in out.items():
+        last = value.reshape(len(flat), *one[name].shape)[-1]
+        torch.testing.assert_close(last, one[name])
+        torch.testing.assert_close(network(obs, only=name), {name: value})
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Text(5), spaces.Dict(inner=spaces.Dict(a=spaces.Discrete(2)))],
+    ids=["text", "nested"],
+)
+def test_any_other_space_is_refused(space):
+    with pytest.raises(ValueError, match="is not supported: use Box"):
+        Network(space, HEADS)
+
+
+def test_a_head_with_a_log_std_gives_it_beside_the_mean_whatever_the_observation():
+    network = build({"policy": Head(3, log_std=-0.5)})
+    out = network(OBS)["policy"]
+    assert out.shape == (7, 6)
+    assert torch.equal(out[:, 3:], torch.full((7, 3), -0.5))
+    log_std = network.heads["policy"].log_std
+    assert isinstance(log_std, nn.Parameter)
+    out.sum().backward()
+    assert torch.equal(log_std.grad, torch.full((3,), 7.0))  # type: ignore[arg-type]
+
+
+# What an option does ----------------------------------------------------------------------------
+
+
+def by_hand(network: Any, obs: Tensor, member: int | None = None) -> Tensor:
+    """The features of the trunk, or of one member of it, from its weights and the options."""
+    config, x = network.config, obs
+    for depth, layer in enumerate(network.trunk):
+        weight, bias, scale, shift = (
+            p if p is None or member is None else p[member]
+            for p in (layer.weight, layer.bias, layer.norm_scale, layer.norm_bias)
+        )
+        h = x @ weight.T + bias
+        if config.norm == "layer":
+            h = (h - h.mean(-1, keepdim=True)) / (h.var(-1, False, keepdim=True) + 1e-5).sqrt()
+            h = h * scale + shift
+        h = ACTIVATIONS[config.activation](h)
+        x = x + h if config.residual and depth else h
+    return x
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("norm", ["none", "layer"])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_output_is_what_the_options_say(activation, norm, residual, shared):
+    network = build(activation=activation, norm=norm, residual=residual, shared_trunk=shared)
+    with torch.no_grad():
+        for i, p in enumerate(network.parameters()):  # no bias of 0, no scale of 1
+            p += 0.3 * torch.randn(p.shape, generator=generator(i))
+    out = network(OBS)
+    for i, (name, head) in enumerate(network.heads.items()):
+        features = by_hand(network, OBS, None if shared else i)
+        expected = F.linear(features, head.weight, head.bias)
+        torch.testing.assert_close(out[name], expected.reshape(out[name].shape))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_one_head_learns_the_trunk_of_the_other_only_where_they_share_it(shared):
+    network = build(shared_trunk=shared)
+    network(OBS)["policy"].square().sum().backward()
+    value = network.heads["value"].weight.grad
+    assert value is None or not value.any()
+    for layer in network.trunk:
+        assert layer.weight.grad[0].any()
+        if not shared:
+            assert not layer.weight.grad[1].any()
+    sizes = sum(p.numel() for p in network.trunk.parameters())
+    assert sizes == (8 * 5 + 8 + 8 * 8 + 8) * (1 if shared else 2)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("lead", [(500,), (20, 25)])
+def test_dropout_drops_its_share_and_keeps_the_mean_and_only_with_noise(shared, lead):
+    network = build(dropout=0.25, activation="sigmoid", shared_trunk=shared, hidden_sizes=(8,))
+    plain = build(activation="sigmoid", shared_trunk=shared, hidden_sizes=(8,))
+    obs = OBS[0].expand(*lead, 5)
+    assert plain.sample_noise(lead, generator()) is None
+    torch.testing.assert_close(network(obs), plain(obs), rtol=0.0, atol=0.0)
+    noise = network.sample_noise(lead, generator())
+    assert noise is not None
+    torch.testing.assert_close(network(obs, noise), network(obs, noise), rtol=0.0, atol=0.0)
+    hidden: list[Tensor] = []
+    network.trunk[0].register_forward_hook(
+        lambda module, inputs, output: hidden.append(output.detach().reshape(-1, 500, 8))
+    )
+    network(obs, noise)
+    network(obs)
+    dropped, whole = hidden
+    share = (dropped == 0).float().mean()
+    assert share.item() == pytest.approx(0.25, abs=4 * (0.1875 / dropped.numel()) ** 0.5)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], whole.expand_as(dropped)[kept] / 0.75)
+
+
+def test_dropout_differs_between_separate_trunks():
+    network = build(dropout=0.5, shared_trunk=False, hidden_sizes=(8,))
+    noise = network.sample_noise((7,), generator())
+    assert noise is not None
+    assert not torch.equal(*noise[0])
+
+
+# How weights begin ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (3, 6, 9)])
+@pytest.mark.parametrize("gain", [1.0, 2**0.5, 0.01])
+def test_orthogonal_rows_or_columns_are_orthonormal_up_to_the_gain(shape, gain):
+    weight = torch.empty(shape)
+    initialize(weight, "orthogonal", gain, generator())
+    for w in weight.reshape(-1, *shape[-2:]):
+        product = w @ w.T if w.shape[0] < w.shape[1] else w.T @ w
+        torch.testing.assert_close(product, gain**2 * torch.eye(6), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("init", "variance"), [("xavier", 2 * 2.0 / (150 + 300)), ("he", 2.0 / 300)]
+)
+def test_the_variance_is_that_of_xavier_and_of_he(init, variance):
+    weight = torch.empty(2, 150, 300)
+    initialize(weight, init, 2**0.5, generator())
+    for w in weight:
+        assert w.var().item() == pytest.approx(variance, rel=0.03)
+        assert w.mean().item() == pytest.approx(0.0, abs=4 * (variance / w.numel()) ** 0.5)
+    largest = weight.abs().max().item() / variance**0.5
+    assert largest == pytest.approx(3**0.5, rel=1e-3) if init == "xavier" else largest > 3.5
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "xavier", "he"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_weights_come_from_the_generator_and_heads_have_their_gain(init, shared):
+    heads = {"a": Head(4, gain=0.01), "b": Head(4, gain=1.0)}
+    config = NetworkConfig((8,), init=init, shared_trunk=shared)
+
+    def build_from(source: torch.Generator) -> Any:
+        return Network(BOX, heads, config, source)
+
+    state = torch.get_rng_state()
+    one, again, other = (build_from(generator(s)) for s in (3, 3, 4))
+    assert torch.equal(state, torch.get_rng_state())
+    pairs = list(zip(one.parameters(), again.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(p, q) for p, q, _ in pairs)
+    assert not any(torch.equal(p, r) for p, _, r in pairs if p.any())
+    ratio = one.heads["b"].weight.norm() / one.heads["a"].weight.norm()
+    assert ratio.item() == pytest.approx(100.0, rel=1e-4 if init == "orthogonal" else 0.5)
+    if not shared:
+        assert not torch.equal(*one.trunk[0].weight)
+
+
+def test_an_unknown_init_is_an_error():
+    with pytest.raises(ValueError, match="unknown init 'zeros'"):
+        initialize(torch.empty(2, 2), "zeros", 1.0, generator())  # type: ignore[arg-type]
+
+
+# A trunk of the user's own ----------------------------------------------------------------------
+
+
+def own(features: Any = 6) -> nn.Module:
+    trunk = nn.Sequential(OrderedDict(inner=nn.Linear(5, 6), act=nn.Tanh()))
+    if features is not None:
+        trunk.out_features = features
+    return trunk
+
+
+def test_a_trunk_of_ones_own_stands_in_for_the_built_one():
+    trunk = own()
+    network = build(trunk=trunk)
+    out = network(OBS)
+    for name, head in network.heads.items():
+        expected = F.linear(trunk(OBS), head.weight, head.bias)
+        torch.testing.assert_close(out[name], expected.reshape(out[name].shape))
+    assert "trunk.inner.weight" in network.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trunk": own(), "shared_trunk": False}, "a trunk of your own is shared"),
+        ({"trunk": own(), "dropout": 0.1}, "dropout has no effect on a trunk of your own"),
+        ({"trunk": own(None)}, "needs an integer attribute `out_features`"),
+        ({"trunk": own("6")}, "needs an integer attribute `out_features`"),
+        ({"heads": {"q": 3}, "shared_trunk": False}, "needs two or more heads.*only 'q'"),
+        ({"hidden_sizes": ()}, "hidden_sizes is .*give one or more sizes"),
+        ({"hidden_sizes": (8, 0)}, "hidden_sizes is .*at least 1"),
+        ({"activation": "swish"}, "activation is 'swish': use tanh"),
+        ({"norm": "batch"}, "norm is 'batch': use none or layer"),
+        ({"init": "zeros"}, "init is 'zeros': use orthogonal"),
+        ({"dropout": 1.0}, r"dropout is 1\.0: use a probability"),
+        ({"dropout": -0.1}, r"dropout is -0\.1"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"residual": True, "hidden_sizes": (8, 4)}, "residual needs two or more"),
+        ({"residual": True, "hidden_sizes": (8,)}, "residual needs two or more"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+# Observations as vectors ------------------------------------------------------------------------
+
+
+def features_by_hand(space: spaces.Space[Any], value: Any) -> list[float]:
+    """Quantities as they are, categories one-hot, parts one after the other."""
+    if isinstance(space, spaces.Dict):
+        return [f for key in space.spaces for f in features_by_hand(space[key], value[key])]
+    if isinstance(space, spaces.Tuple):
+        parts = zip(space.spaces, value, strict=True)
+        return [f for part, v in parts for f in features_by_hand(part, v)]
+    if isinstance(space, spaces.Discrete):
+        return [float(value == space.start + i) for i in range(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        columns = zip(space.nvec.flat, space.start.flat, np.ravel(value), strict=True)
+        return [float(v == start + i) for n, start, v in columns for i in range(n)]
+    return [float(v) for v in np.ravel(value)]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        *SPACES,
+        spaces.MultiDiscrete(np.array([[2, 3], [4, 2]]), start=np.array([[1, 0], [0, -1]])),
+        spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2,)), spaces.Discrete(2, start=1)]),
+    ],
+    ids=str,
+)
+def test_an_observation_is_stored_small_and_expanded_one_hot(space):
+    observations = Observations(space)
+    space.seed(1)
+    for _ in range(10):
+        obs = space.sample()
+        stored = observations.flatten(obs)
+        assert stored.shape == (observations.size,)
+        assert stored.dtype == (np.uint8 if space.dtype == np.uint8 else np.float32)
+        expected = features_by_hand(space, obs)
+        assert len(expected) == observations.features
+        expanded = observations.expand(torch.from_numpy(stored))
+        np.testing.assert_array_equal(expanded, np.array(expected, np.float32))
+    assert observations.numeric.sum() == sum(
+        int(np.prod(part.shape or ()))
+        for part in observations.parts
+        if isinstance(part, spaces.Box | spaces.MultiBinary)
+    )
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_a_batch_of_the_environments_is_flattened_row_by_row(space):
+    observations = Observations(space)
+    batch = batch_space(space, 3)
+    batch.seed(2)
+    stacked = batch.sample()
+    rows = list(iterate(batch, stacked))
+    np.testing.assert_array_equal(
+        observations.flatten(stacked), [observations.flatten(row) for row in rows]
+    )
+    assert observations.is_batch(stacked)
+    assert not observations.is_batch(rows[0])
+
+
+def test_an_observation_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(4,\) does not fit .*expected \(\.\.\., 5\)"):
+        Observations(BOX).flatten(np.zeros(4))

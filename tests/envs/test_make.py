@@ -1,0 +1,100 @@
+"""`envs.make` finds the fastest form, keeps a seed, and says what is wrong with its arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+
+import envs
+from envs.vector import VectorEnv
+
+
+def inner(tasks: VectorEnv) -> Any:
+    """What is stepped underneath: Gymnasium's vector environment, None for a loop."""
+    return getattr(tasks._envs, "env", None)
+
+
+def test_the_native_form_is_used_from_where_it_is_faster() -> None:
+    few, many = (envs.make("CartPole-v1", num_envs=envs.NATIVE_FROM - k) for k in (1, 0))
+    assert inner(few) is None
+    assert isinstance(inner(many), CartPoleVectorEnv)
+    assert (few.num_envs, many.num_envs) == (envs.NATIVE_FROM - 1, envs.NATIVE_FROM)
+    assert few.observation_space == many.observation_space
+    assert few.action_space == many.action_space
+    # Neither a task without such a form nor one that is to be made differently has it.
+    assert inner(envs.make("Acrobot-v1", num_envs=8)) is None
+    assert inner(envs.make("CartPole-v1", num_envs=8, sutton_barto_reward=True)) is None
+
+
+def test_the_native_form_gives_what_the_single_environment_would() -> None:
+    single: Any = gymnasium.make("CartPole-v1").unwrapped
+    single.reset(seed=0)
+    rng = np.random.default_rng(0)
+    lengths, done = np.zeros(8, int), np.zeros(8, bool)
+    with envs.make("CartPole-v1", num_envs=8, seed=3) as tasks:
+        tasks.reset()
+        for _ in range(150):
+            transition, obs = tasks.step(rng.integers(2, size=8))
+            assert (transition.valid == ~done).all()
+            for i in transition.valid.nonzero()[0]:
+                single.state, single.steps_beyond_terminated = tuple(transition.obs[i]), None
+                successor, reward, terminated, _, _ = single.step(int(transition.action[i]))
+                np.testing.assert_allclose(transition.next_obs[i], successor, atol=1e-5)
+                assert (transition.reward[i], transition.terminated[i]) == (reward, terminated)
+            lengths += transition.valid
+            done = transition.done
+            assert [e.length for e in tasks.episodes] == lengths[done].tolist()
+            assert [e.return_ for e in tasks.episodes] == lengths[done].tolist()
+            lengths[done] = 0
+            assert (np.abs(obs[~transition.valid]) <= 0.05).all()  # where CartPole begins
+
+
+@pytest.mark.parametrize("num_envs", [2, 8])
+def test_the_seed_is_used_by_the_first_reset_that_is_given_none(num_envs: int) -> None:
+    def first(seed: int | None, *resets: int | None) -> list[Any]:
+        with envs.make("CartPole-v1", num_envs, seed) as tasks:
+            return [tasks.reset(*([] if r is None else [r])).tolist() for r in resets]
+
+    seeded = first(5, None, None)
+    assert seeded == first(None, 5, None) == first(5, None, None)
+    assert seeded[0] != seeded[1]
+    assert first(5, 6, None) == [first(None, 6)[0], seeded[0]]
+    assert first(None, None) != first(None, None)
+
+
+def test_options_reach_the_environment() -> None:
+    with envs.make("FrozenLake-v1", num_envs=2, is_slippery=False, map_name="8x8") as tasks:
+        assert tasks.observation_space == gymnasium.spaces.Discrete(64)
+        tasks.reset(0)
+        transition, _ = tasks.step(np.array([2, 1]))  # right and down, without slipping
+        assert transition.next_obs.tolist() == [1, 8]
+
+
+@pytest.mark.parametrize(
+    ("id", "options", "said"),
+    [
+        ("CartPol-v1", {}, r"no environment 'CartPol-v1'.*did you mean CartPole-v1"),
+        ("CartPole-v7", {}, r"'CartPole-v7'"),
+        ("DelayedReward-v0", {}, r"did you mean chainrule/DelayedReward-v0"),
+        ("no-such-module:Task-v0", {}, r"no environment 'no-such-module:Task-v0'"),
+        ("CartPole-v1", {"gravity": 3}, r"CartPole-v1 cannot be made with \{'gravity': 3\}"),
+        ("CartPole-v1", {"num_envs": 0}, "num_envs is 0: use 1 or more"),
+    ],
+)
+def test_what_cannot_be_made_is_one_clear_line(id: str, options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        envs.make(id, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(id: str, **options: Any) -> None:
+        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+
+    monkeypatch.setattr(gymnasium, "make", missing)
+    with pytest.raises(ValueError, match=r"LunarLander-v3 needs a package.*Box2D"):
+        envs.make("LunarLander-v3")

@@ -1,0 +1,302 @@
+"""Targets against sums along each trajectory, and against each other where they must agree."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from agents import targets
+from envs.transition import Transition
+
+LAMBDAS = st.sampled_from([0.0, 0.3, 0.95, 1.0])
+many = settings(max_examples=60, deadline=None)
+
+
+class Data(NamedTuple):
+    """A rollout `(T, N)` of any pattern of ends; after some, a row in which the env only resets."""
+
+    batch: Transition
+    gamma: float
+    value: Tensor
+    next_value: Tensor
+
+    @property
+    def discount(self) -> Tensor:
+        return self.batch.discount(self.gamma)
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.batch.reward, self.discount, self.next_value, self.batch.done
+
+
+@st.composite
+def rollouts(draw: Any) -> Data:
+    steps, envs = draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    terminated = rng.random((steps, envs)) < draw(st.sampled_from([0.0, 0.1, 0.4, 1.0]))
+    truncated = rng.random((steps, envs)) < draw(st.sampled_from([0.0, 0.1, 0.4]))
+    valid = np.ones((steps, envs), bool)
+    if draw(st.booleans()):  # as of a vector env that resets on the next step
+        for t in range(1, steps):
+            valid[t] = ~((terminated | truncated)[t - 1] & valid[t - 1])
+        terminated, truncated = terminated & valid, truncated & valid
+    reward, value, next_value = rng.standard_normal((3, steps, envs))
+    names = ("reward", "terminated", "truncated", "valid")
+    arrays = (reward, terminated, truncated, valid)
+    tensors: Any = dict(zip(names, map(torch.from_numpy, arrays), strict=True))
+    batch = Transition(obs=None, action=None, next_obs=None, **tensors)
+    gamma = draw(st.sampled_from([0.0, 0.5, 0.99, 1.0]))
+    return Data(batch, gamma, torch.from_numpy(value), torch.from_numpy(next_value))
+
+
+def n_step(data: Data, t: int, i: int, n: int) -> float:
+    """Σ γᵏ r_{t+k} over n steps or to the episode's or the data's end, and what is beyond."""
+    batch, total, weight = data.batch, 0.0, 1.0
+    last = len(batch.reward) - 1
+    for k in range(t, t + n):
+        total += weight * batch.reward[k, i].item()
+        weight *= data.gamma
+        if batch.terminated[k, i]:
+            return total
+        if batch.truncated[k, i] or k == last:
+            break
+    return total + weight * data.next_value[k, i].item()
+
+
+def rest(data: Data, t: int, i: int) -> int:
+    """Steps from t to the episode's or the data's end."""
+    ends = data.batch.done[t:, i].nonzero()
+    return int(ends[0]) + 1 if len(ends) else len(data.batch.reward) - t
+
+
+def compare(data: Data, result: Tensor, oracle: Any) -> None:
+    """Wherever there is a transition; nothing is promised of the other rows."""
+    assert result.shape == data.batch.reward.shape
+    for t, i in data.batch.valid.nonzero().tolist():
+        assert result[t, i].item() == pytest.approx(oracle(t, i), abs=1e-5)
+
+
+# Against sums along each trajectory -------------------------------------------------------------
+
+
+@given(data=rollouts())
+@many
+def test_discounted_returns_are_sums_of_rewards_to_the_end(data: Data):
+    result = targets.discounted_returns(*data.rows)
+    compare(data, result, lambda t, i: n_step(data, t, i, rest(data, t, i)))
+
+
+@given(data=rollouts(), n=st.integers(1, 15))
+@many
+def test_n_step_returns_are_sums_of_n_rewards_and_a_value(data: Data, n: int):
+    compare(data, targets.n_step_returns(*data.rows, n), lambda t, i: n_step(data, t, i, n))
+
+
+def mixture(data: Data, t: int, i: int, lambda_: float) -> float:
+    """(1-λ) Σ λⁿ⁻¹ G⁽ⁿ⁾ + λᴴ⁻¹ G⁽ᴴ⁾ with H steps to the end (Sutton & Barto 2018, eq. 12.3)."""
+    horizon = rest(data, t, i)
+    shares = [(1 - lambda_) * lambda_**n for n in range(horizon - 1)] + [lambda_ ** (horizon - 1)]
+    return sum(share * n_step(data, t, i, n + 1) for n, share in enumerate(shares))
+
+
+@given(data=rollouts(), lambda_=LAMBDAS)
+@many
+def test_lambda_returns_are_mixtures_of_n_step_returns(data: Data, lambda_: float):
+    result = targets.lambda_returns(*data.rows, lambda_)
+    compare(data, result, lambda t, i: mixture(data, t, i, lambda_))
+
+
+@given(data=rollouts(), lambda_=LAMBDAS)
+@many
+def test_generalised_advantages_are_discounted_sums_of_td_errors(data: Data, lambda_: float):
+    reward, discount, next_value, done = data.rows
+    result = targets.gae(reward, discount, data.value, next_value, done, lambda_)
+
+    def oracle(t: int, i: int) -> float:
+        total = 0.0
+        for k in range(rest(data, t, i)):
+            ahead = 0.0 if data.batch.terminated[t + k, i] else data.gamma * next_value[t + k, i]
+            delta = reward[t + k, i] + ahead - data.value[t + k, i]
+            total += (data.gamma * lambda_) ** k * float(delta)
+        return total
+
+    compare(data, result, oracle)
+
+
+# Where they must agree --------------------------------------------------------------------------
+
+
+@given(data=rollouts(), lambda_=LAMBDAS)
+@many
+def test_reductions(data: Data, lambda_: float):
+    reward, discount, next_value, done = rows = data.rows
+    one_step = reward + discount * next_value
+    torch.testing.assert_close(targets.lambda_returns(*rows, 0.0), one_step)
+    torch.testing.assert_close(targets.n_step_returns(*rows, 1), one_step)
+    full = targets.discounted_returns(*rows)
+    torch.testing.assert_close(targets.lambda_returns(*rows, 1.0), full)
+    torch.testing.assert_close(targets.n_step_returns(*rows, len(reward)), full)
+    torch.testing.assert_close(targets.n_step_returns(*rows, 10**9), full)
+    if len(reward) > 1:  # one critic: within an episode the next row's value is the successor's
+        next_value = torch.cat(
+            [torch.where(done, next_value, data.value.roll(-1, 0))[:-1], next_value[-1:]]
+        )
+    advantage = targets.gae(reward, discount, data.value, next_value, done, lambda_)
+    returns = targets.lambda_returns(reward, discount, next_value, done, lambda_)
+    torch.testing.assert_close(advantage + data.value, returns)
+
+
+@given(data=rollouts(), lambda_=LAMBDAS, n=st.integers(1, 5))
+@many
+def test_environments_and_episodes_do_not_touch_each_other(data: Data, lambda_: float, n: int):
+    """Other data in other columns, after an end or in rows that are no transition: no change."""
+
+    def everything(data: Data) -> list[Tensor]:
+        reward, discount, next_value, done = rows = data.rows
+        return [
+            targets.lambda_returns(*rows, lambda_),
+            targets.n_step_returns(*rows, n),
+            targets.gae(reward, discount, data.value, next_value, done, lambda_),
+        ]
+
+    batch = data.batch
+    kept = batch.valid.clone()
+    kept[:, 1:] = False
+    ends = batch.done[:, 0].nonzero()
+    if len(ends):
+        kept[int(ends[0]) + 1 :] = False
+    changed = [torch.where(kept, x, x + 100.0) for x in (batch.reward, data.value, data.next_value)]
+    other = data._replace(
+        batch=Transition(
+            None, None, changed[0], None, batch.terminated, batch.truncated, batch.valid
+        ),
+        value=changed[1],
+        next_value=changed[2],
+    )
+    for a, b in zip(everything(data), everything(other), strict=True):
+        torch.testing.assert_close(a[kept], b[kept])
+
+
+# One step of Q ----------------------------------------------------------------------------------
+
+
+@st.composite
+def q_values(draw: Any) -> dict[str, Tensor]:
+    lead = tuple(draw(st.lists(st.integers(1, 4), max_size=2)))
+    actions = draw(st.integers(1, 5))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    terminated = torch.rand(lead, generator=generator) < 0.3
+    return {
+        "reward": normal(*lead),
+        "discount": 0.9 * ~terminated,
+        "next_q": normal(*lead, actions),
+        "selector_q": normal(*lead, actions),
+        "next_action": torch.randint(actions, lead, generator=generator),
+    }
+
+
+def by_row(q: dict[str, Tensor], next_value: Any) -> Tensor:
+    """r + γ f(row) for each row, and r after a termination, in a plain loop."""
+    flat = {name: x.reshape(-1, *x.shape[q["reward"].ndim :]) for name, x in q.items()}
+    values = [
+        row["reward"] + (row["discount"] * next_value(row) if row["discount"] > 0 else 0.0)
+        for row in ({name: x[i] for name, x in flat.items()} for i in range(len(flat["reward"])))
+    ]
+    return torch.stack(values).reshape(q["reward"].shape)
+
+
+@given(q=q_values())
+@many
+def test_one_step_targets_are_those_of_a_plain_loop(q):
+    lead = q["reward"], q["discount"]
+    probability = q["selector_q"].softmax(-1)
+    for result, next_value in (
+        (targets.q_learning(*lead, q["next_q"]), lambda row: max(row["next_q"])),
+        (
+            targets.double_q_learning(*lead, q["next_q"], q["selector_q"]),
+            lambda row: max(zip(row["selector_q"], row["next_q"], strict=True))[1],
+        ),
+        (
+            targets.sarsa(*lead, q["next_q"], q["next_action"]),
+            lambda row: row["next_q"][row["next_action"]],
+        ),
+        (
+            targets.expected_sarsa(*lead, q["next_q"], probability),
+            lambda row: row["next_q"] @ row["selector_q"].softmax(-1),
+        ),
+    ):
+        torch.testing.assert_close(result, by_row(q, next_value))
+
+
+@given(q=q_values(), epsilon=st.sampled_from([0.0, 0.1, 1.0]))
+@many
+def test_reductions_of_one_step_targets(q, epsilon):
+    lead, next_q, actions = (q["reward"], q["discount"]), q["next_q"], q["next_q"].shape[-1]
+    best = targets.q_learning(*lead, next_q)
+    greedy = torch.nn.functional.one_hot(next_q.argmax(-1), actions).float()
+    same = torch.testing.assert_close
+    same(targets.expected_sarsa(*lead, next_q, greedy), best)
+    same(targets.sarsa(*lead, next_q, next_q.argmax(-1)), best)
+    same(targets.double_q_learning(*lead, next_q, next_q), best)
+    chosen = torch.nn.functional.one_hot(q["next_action"], actions).float()
+    same(
+        targets.expected_sarsa(*lead, next_q, chosen),
+        targets.sarsa(*lead, next_q, q["next_action"]),
+    )
+    assert (targets.double_q_learning(*lead, next_q, q["selector_q"]) <= best + 1e-6).all()
+    mixed = (1 - epsilon) * greedy + epsilon / actions
+    uniform = q["reward"] + q["discount"] * next_q.mean(-1)
+    same(targets.expected_sarsa(*lead, next_q, mixed), (1 - epsilon) * best + epsilon * uniform)
+
+
+@given(data=rollouts(), lambda_=LAMBDAS)
+@many
+def test_sarsa_lambda_over_one_step_is_sarsa(data: Data, lambda_: float):
+    reward, discount, next_value, _ = data.rows
+    next_q = torch.stack([next_value, next_value + 1.0], -1)
+    target = targets.sarsa(reward, discount, next_q, torch.zeros_like(reward, dtype=torch.long))
+    everywhere = torch.ones_like(data.batch.done)
+    for result in (
+        targets.lambda_returns(reward, discount, next_value, everywhere, lambda_),
+        targets.lambda_returns(*data.rows, 0.0),
+    ):
+        torch.testing.assert_close(result, target)
+
+
+# What is refused --------------------------------------------------------------------------------
+
+B, B1, BA = torch.zeros(4), torch.zeros(4, 1), torch.zeros(4, 3)
+NEVER = torch.zeros(4, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (targets.lambda_returns, (B, B, B1, NEVER, 0.9)),
+        (targets.lambda_returns, (B, B, B, NEVER[:, None], 0.9)),
+        (targets.discounted_returns, (B1, B, B, NEVER)),
+        (targets.n_step_returns, (B, B1, B, NEVER, 2)),
+        (targets.gae, (B, B, B1, B, NEVER, 0.9)),
+        (targets.q_learning, (B1, B, BA)),
+        (targets.double_q_learning, (B, B, BA, BA[:, :2])),
+        (targets.sarsa, (B1, B1, BA, B.long())),
+        (targets.expected_sarsa, (B, B, BA, BA[0])),
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(function, arguments):
+    with pytest.raises(ValueError, match=r"shapes must be equal: .*, "):
+        function(*arguments)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_n_step_returns_need_a_step(n):
+    with pytest.raises(ValueError, match=f"n is {n}"):
+        targets.n_step_returns(B, B, B, NEVER, n)
