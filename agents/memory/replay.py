@@ -76,7 +76,7 @@ class Replay:
 
     def sample(self, index: np.ndarray) -> Transition:
         """The transitions at these places as tensors."""
-        tensors = {
+        tensors: dict[str, Any] = {
             name: torch.from_numpy(column[index]).to(self.device)
             for name, column in self._columns.items()
         }

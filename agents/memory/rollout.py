@@ -36,10 +36,9 @@ class Rollout:
             raise ValueError(
                 "a rollout ends after a number of transitions or of episodes: give one"
             )
-        if (transitions or episodes or 0) < 1:
-            raise ValueError(
-                f"a rollout of {transitions or episodes} holds nothing: give 1 or more"
-            )
+        size = transitions if transitions is not None else episodes
+        if size is None or size < 1:
+            raise ValueError(f"a rollout of {size} holds nothing: give 1 or more")
         self.transitions = transitions
         self.episodes = episodes
         self.next_action = next_action

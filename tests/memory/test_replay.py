@@ -49,7 +49,7 @@ def fill(memory: Replay, steps: list[np.ndarray]) -> int:
 def numbers_of(batch: Any) -> list[int]:
     """The numbers of the transitions in a batch or in rows, once each of them is found whole."""
     fields = batch if isinstance(batch, dict) else {name: getattr(batch, name) for name in FIELDS}
-    number = np.array(fields["action"])
+    number = np.asarray(fields["action"])
     expected = transitions(number, np.ones(len(number), bool))
     for name in FIELDS:
         np.testing.assert_array_equal(fields[name], getattr(expected, name))

@@ -1,0 +1,151 @@
+"""A rollout gives out exactly what it was given, once, when there is enough of it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.core.files import join_state, split_state
+from agents.memory import Rollout
+from agents.memory.rollout import FIELDS
+from envs.transition import Transition
+
+many = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def streams(draw: Any) -> list[Transition]:
+    """Steps of N environments, with ends and rows that are no transition."""
+    steps, envs = draw(st.integers(1, 30)), draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    ends = rng.random((2, steps, envs)) < draw(st.sampled_from([0.0, 0.1, 0.4]))
+    valid = rng.random((steps, envs)) < draw(st.sampled_from([0.8, 1.0]))
+    ends &= valid
+    return [
+        Transition(
+            obs=rng.standard_normal((envs, 2)).astype(np.float32),
+            action=rng.integers(5, size=envs),
+            reward=rng.standard_normal(envs).astype(np.float32),
+            next_obs=rng.standard_normal((envs, 2)).astype(np.float32),
+            terminated=ends[0, t],
+            truncated=ends[1, t],
+            valid=valid[t],
+            extras={"log_prob": rng.standard_normal(envs).astype(np.float32)},
+        )
+        for t in range(steps)
+    ]
+
+
+def feed(memory: Rollout, stream: list[Transition]) -> list[tuple[int, Transition]]:
+    """The batches, each with the number of steps after which it came."""
+    found = []
+    for t, step in enumerate(stream, 1):
+        memory.add(step)
+        found += [(t, batch) for batch in memory.batches()]
+    return found
+
+
+def same(batch: Transition, rows: list[Transition], fields: tuple[str, ...] = FIELDS) -> None:
+    for name in fields:
+        expected = np.stack([getattr(row, name) for row in rows])
+        assert getattr(batch, name).numpy().dtype == expected.dtype
+        np.testing.assert_array_equal(getattr(batch, name), expected)
+    log_prob = np.stack([row.extras["log_prob"] for row in rows])
+    np.testing.assert_array_equal(batch.extras["log_prob"], log_prob)
+
+
+@given(stream=streams(), transitions=st.integers(1, 20))
+@many
+def test_after_enough_transitions_it_yields_what_was_added_and_forgets_it(stream, transitions):
+    length = -(-transitions // len(stream[0].reward))
+    found = feed(Rollout(transitions), stream)
+    assert [t for t, _ in found] == list(range(length, len(stream) + 1, length))
+    for t, batch in found:
+        same(batch, stream[t - length : t])
+        assert set(batch.extras) == {"log_prob"}
+
+
+@given(stream=streams(), transitions=st.integers(1, 20))
+@many
+def test_with_the_next_action_it_waits_one_step_and_begins_the_next_batch_with_it(
+    stream, transitions
+):
+    length = -(-transitions // len(stream[0].reward))
+    found = feed(Rollout(transitions, next_action=True), stream)
+    assert [t for t, _ in found] == list(range(length + 1, len(stream) + 1, length))
+    for t, batch in found:
+        same(batch, stream[t - 1 - length : t - 1])
+        following = np.stack([step.action for step in stream[t - length : t]])
+        np.testing.assert_array_equal(batch.extras["next_action"], following)
+
+
+@given(stream=streams(), episodes=st.integers(1, 6))
+@many
+def test_after_enough_episodes_it_yields_them_and_marks_what_has_not_ended(stream, episodes):
+    found = dict(feed(Rollout(episodes=episodes), stream))
+    start, ended = 0, 0
+    for t, step in enumerate(stream, 1):
+        ended += int(step.done.sum())
+        assert (t in found) == (ended >= episodes)
+        if ended < episodes:
+            continue
+        batch, rows = found[t], stream[start:t]
+        same(batch, rows, tuple(name for name in FIELDS if name != "valid"))
+        for k, row in enumerate(rows):
+            for i, valid in enumerate(row.valid):
+                ends_later = any(later.done[i] for later in rows[k:])
+                assert bool(batch.valid[k, i]) == (valid and ends_later)
+        start, ended = t, 0
+
+
+@given(
+    stream=streams(),
+    kind=st.sampled_from(
+        [{"transitions": 9}, {"episodes": 2}, {"transitions": 5, "next_action": True}]
+    ),
+    cut=st.floats(0.0, 1.0),
+)
+@many
+def test_a_saved_rollout_goes_on_as_if_nothing_had_happened(stream, kind, cut):
+    at = int(cut * len(stream))
+    one, two = Rollout(**kind), Rollout(**kind)
+    feed(one, stream[:at])
+    two.load_state_dict(join_state(*split_state(one.state_dict())))
+    pairs = zip(feed(one, stream[at:]), feed(two, stream[at:]), strict=True)
+    for (t, a), (u, b) in pairs:
+        assert t == u
+        assert list(a.extras) == list(b.extras)
+        for x, y in [
+            *((getattr(a, name), getattr(b, name)) for name in FIELDS),
+            *((a.extras[name], b.extras[name]) for name in a.extras),
+        ]:
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
+
+
+@given(stream=streams())
+@many
+def test_a_batch_is_a_copy_of_what_was_added(stream):
+    before = [{name: getattr(row, name).copy() for name in FIELDS} for row in stream]
+    for _, batch in feed(Rollout(episodes=1), stream):
+        for name in FIELDS:
+            getattr(batch, name).zero_()
+    for row, kept in zip(stream, before, strict=True):
+        for name in FIELDS:
+            np.testing.assert_array_equal(getattr(row, name), kept[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give one"),
+        ({"transitions": 3, "episodes": 1}, "give one"),
+        ({"transitions": 0}, "a rollout of 0 holds nothing"),
+        ({"episodes": -1}, "a rollout of -1 holds nothing"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Rollout(**options)
