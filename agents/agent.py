@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import gymnasium
 import numpy as np
@@ -130,7 +130,7 @@ class Agent:
 
     # What a subclass builds with -----------------------------------------------------------------
 
-    def new_network(self, heads: Mapping[str, Head | int | str]) -> Network:
+    def new_network(self, heads: Mapping[str, Head | int | Literal["scalar"]]) -> Network:
         """A network over the observation space, drawn from the agent's own random stream."""
         return Network(
             self.observation_space, heads, self.config.network, self._init, self._trunk

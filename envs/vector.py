@@ -21,7 +21,7 @@ from envs.transition import Transition
 class Episode(NamedTuple):
     """An episode that ended."""
 
-    index: int
+    env: int
     """Which of the environments played it."""
     return_: float
     """Undiscounted sum of its rewards."""
@@ -205,8 +205,7 @@ class _Looped:
         return next_obs, np.array(rewards, float), terminated, truncated, valid, following
 
     def _batch(self, obs: Sequence[Any]) -> Any:
-        space = self.observation_space
-        return concatenate(space, obs, create_empty_array(space, self.num_envs))
+        return _concatenate(self.observation_space, obs)
 
     def close(self) -> None:
         for env in self.envs:
@@ -240,7 +239,8 @@ class _Vectorized:
         """Environments that will spend the next step on resetting themselves."""
         self._reuses_arrays = not getattr(env.unwrapped, "copy", True)
         if type(env) is SyncVectorEnv:
-            env.envs = [Tape(single) for single in env.envs]
+            self._tapes = [Tape(single) for single in env.envs]
+            env.envs = list(self._tapes)
 
     def reset(self, seed: int | None) -> Any:
         self.resetting = np.zeros(self.num_envs, bool)
@@ -271,10 +271,8 @@ class _Vectorized:
                 "the last observation as info['final_obs']"
             )
         rows = zip(iterate(self.env.observation_space, obs), info["final_obs"], done, strict=True)
-        return concatenate(
-            self.observation_space,
-            [final if ended else row for row, final, ended in rows],
-            create_empty_array(self.observation_space, self.num_envs),
+        return _concatenate(
+            self.observation_space, [final if ended else row for row, final, ended in rows]
         )
 
     def close(self) -> None:
@@ -286,7 +284,7 @@ class _Vectorized:
             insides = {name: np.array(getattr(env, name)) for name in _CARTPOLE}
             return insides | {"rng": env.np_random.bit_generator.state}
         if type(env) is SyncVectorEnv:
-            return {"resetting": self.resetting, "tapes": [e.state_dict() for e in env.envs]}
+            return {"resetting": self.resetting, "tapes": [t.state_dict() for t in self._tapes]}
         return {}
 
     def load_state_dict(self, state: Any, expected: list[np.ndarray]) -> tuple[Any, np.ndarray]:
@@ -299,17 +297,20 @@ class _Vectorized:
             return expected[0], np.ones(self.num_envs, bool)
         if type(env) is SyncVectorEnv:
             env.reset()
-            obs, restored = _play(env.envs, state["tapes"], self.observation_space, expected)
+            obs, restored = _play(self._tapes, state["tapes"], self.observation_space, expected)
             self.resetting = state["resetting"] & restored
-            env._env_obs[:] = obs
             env._autoreset_envs = self.resetting.copy()
-            batch = create_empty_array(self.observation_space, self.num_envs)
-            return concatenate(self.observation_space, obs, batch), restored
+            return _concatenate(self.observation_space, obs), restored
         return self.reset(None), np.zeros(self.num_envs, bool)
 
 
 _CARTPOLE = ("state", "steps", "prev_done", "low", "high")
 """What Gymnasium's CartPoleVectorEnv is made of, its generator apart."""
+
+
+def _concatenate(space: spaces.Space[Any], rows: Sequence[Any]) -> Any:
+    batch: Any = create_empty_array(space, len(rows))
+    return concatenate(space, rows, batch)
 
 
 def _play(
@@ -323,7 +324,7 @@ def _play(
     for i, (env, tape) in enumerate(zip(envs, tapes, strict=True)):
         obs = env.load_state_dict(tape)
         if obs is not None:
-            row = concatenate(space, [obs], create_empty_array(space, 1))
+            row = _concatenate(space, [obs])
             pairs = zip(_leaves(row), expected, strict=True)
             restored[i] = all(np.array_equal(a[0], b[i], equal_nan=True) for a, b in pairs)
         if obs is None or not restored[i]:

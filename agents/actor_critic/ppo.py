@@ -5,6 +5,7 @@ Schulman et al. 2017, "Proximal policy optimization algorithms".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +30,7 @@ class PPOConfig(AgentConfig):
     epochs: int = 10
     """Passes over each rollout."""
     batch_size: int = 64
-    """Transitions in each minibatch."""
+    """Transitions in each minibatch at most; minibatches are of equal size."""
     gae_lambda: float = 0.95
     """λ of the generalised advantages (Schulman et al. 2016)."""
     clip: float = 0.2
@@ -115,11 +116,11 @@ class PPO(Agent):
         """
         c, size = self.config, len(data[0])
         # One bad number spoils a whole rollout: then it is one batch, which the learner refuses.
-        batch_size = c.batch_size if data[-1].isfinite().all() else size
+        minibatches = math.ceil(size / c.batch_size) if data[-1].isfinite().all() else 1
         for _ in range(c.epochs):
             order = torch.from_numpy(self.rng.permutation(size)).to(self.device)
             log_ratios = []
-            for minibatch in zip(*(x[order].split(batch_size) for x in data), strict=True):
+            for minibatch in zip(*(x[order].tensor_split(minibatches) for x in data), strict=True):
                 noise = self.network.sample_noise((len(minibatch[0]),), self.noise)
                 step = self.learner.minimize(self.loss, *minibatch, noise)
                 log_ratios.append(step.aux["log_ratio"])

@@ -90,7 +90,7 @@ class HiddenLayer(Dense):
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         h = self.affine(x)
-        if self.norm_scale is not None:
+        if self.norm_scale is not None and self.norm_bias is not None:
             h = F.layer_norm(h, h.shape[-1:]) * self.norm_scale + self.norm_bias
         h = self.activation(h)
         if noise is not None:

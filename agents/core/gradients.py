@@ -20,7 +20,7 @@ from agents.core.blocks import HiddenLayer
 from agents.core.parameters import FlatParameters
 
 DORMANT = 0.025
-"""At most this share of its layer's mean |activation|, and a unit is dormant (Sokar et al. 2023)."""
+"""A unit is dormant up to this share of its layer's mean |activation| (Sokar et al., 2023)."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _activations(
     A hidden layer of ours is one itself; a nonlinearity in a trunk of the user's own belongs to
     the last layer with weights before it.
     """
-    found = []
+    found: list[tuple[tuple[str, ...], nn.Module]] = []
     for key, module in modules.items():
         prefix = f"{key}." if len(modules) > 1 else ""
         names: tuple[str, ...] = ()

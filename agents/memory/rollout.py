@@ -16,8 +16,8 @@ FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "val
 class Rollout:
     """Yields one batch `(T, N)` when it holds enough, and forgets it.
 
-    Enough is `transitions` (T is the least that holds so many) or `episodes` that ended. Steps of
-    episodes that have not ended are then marked invalid: their returns are unknown. With
+    Enough is `transitions` (T is the least that holds so many valid ones) or `episodes` that ended.
+    Steps of episodes that have not ended are then marked invalid: their returns are unknown. With
     `next_action` one more step is awaited, so that each row knows the action taken after it
     (`extras["next_action"]`); that step becomes the first row of the next batch.
     """
@@ -44,27 +44,30 @@ class Rollout:
         self.next_action = next_action
         self.device = device
         self.rows: list[Transition] = []
+        self.held = 0
         self.ended = 0
 
     def add(self, transition: Transition) -> None:
         """Append one step of N environments (arrays that nobody changes later)."""
         self.rows.append(transition)
+        self.held += int(np.count_nonzero(transition.valid))
         self.ended += int(np.count_nonzero(transition.done & transition.valid))
 
     def batches(self) -> Iterator[Transition]:
         """The batch, if it is complete, as tensors `(T, N, ...)`."""
         if self._complete():
-            rows, self.rows, self.ended = self.rows, [], 0
+            rows, self.rows, self.held, self.ended = self.rows, [], 0, 0
             if self.next_action:
-                self.rows = rows[-1:]
-                self.ended = int(np.count_nonzero(rows[-1].done & rows[-1].valid))
+                self.add(rows[-1])
             yield self._batch(rows)
 
     def _complete(self) -> bool:
         if self.episodes is not None:
             return self.ended >= self.episodes
-        count = len(self.rows) - self.next_action
-        return count > 0 and count * len(self.rows[0].reward) >= (self.transitions or 0)
+        if len(self.rows) <= self.next_action:
+            return False
+        awaited = int(np.count_nonzero(self.rows[-1].valid)) if self.next_action else 0
+        return self.held - awaited >= (self.transitions or 0)
 
     def _batch(self, rows: list[Transition]) -> Transition:
         arrays = _stack(rows)
@@ -82,18 +85,14 @@ class Rollout:
         return Transition(**tensors, extras=extras)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": _stack(self.rows) if self.rows else {}, "ended": self.ended}
+        return {"rows": _stack(self.rows) if self.rows else {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         rows = state["rows"]
-        self.rows = [
-            Transition(
-                **{name: rows[name][t] for name in FIELDS},
-                extras={name: array[t] for name, array in rows.items() if name not in FIELDS},
-            )
-            for t in range(len(rows["reward"]) if rows else 0)
-        ]
-        self.ended = int(state["ended"])
+        self.rows, self.held, self.ended = [], 0, 0
+        for t in range(len(rows["reward"]) if rows else 0):
+            extras = {name: array[t] for name, array in rows.items() if name not in FIELDS}
+            self.add(Transition(**{name: rows[name][t] for name in FIELDS}, extras=extras))
 
 
 def _stack(rows: list[Transition]) -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ def check_rollouts(agent, tasks):
     memory, found = agent.memory, list(islice(batches(agent, tasks), 6))
     for batch in found:
         if memory.episodes is None:
-            size, enough = batch.valid.numel(), memory.transitions
+            size, enough = int(batch.valid.sum()), memory.transitions
         else:
             size, enough = int((batch.done & batch.valid).sum()), memory.episodes
         assert enough <= size < enough + tasks.num_envs
