@@ -56,14 +56,25 @@ def same(batch: Transition, rows: list[Transition], fields: tuple[str, ...] = FI
     np.testing.assert_array_equal(batch.extras["log_prob"], log_prob)
 
 
+def ends(stream: list[Transition], transitions: int) -> list[int]:
+    """After how many steps each batch is full: the least that hold so many valid transitions."""
+    found, held = [0], 0
+    for t, step in enumerate(stream, 1):
+        held += int(step.valid.sum())
+        if held >= transitions:
+            found.append(t)
+            held = 0
+    return found
+
+
 @given(stream=streams(), transitions=st.integers(1, 20))
 @many
 def test_after_enough_transitions_it_yields_what_was_added_and_forgets_it(stream, transitions):
-    length = -(-transitions // len(stream[0].reward))
     found = feed(Rollout(transitions), stream)
-    assert [t for t, _ in found] == list(range(length, len(stream) + 1, length))
-    for t, batch in found:
-        same(batch, stream[t - length : t])
+    cuts = ends(stream, transitions)
+    assert [t for t, _ in found] == cuts[1:]
+    for start, (t, batch) in zip(cuts, found, strict=False):
+        same(batch, stream[start:t])
         assert set(batch.extras) == {"log_prob"}
 
 
@@ -72,12 +83,12 @@ def test_after_enough_transitions_it_yields_what_was_added_and_forgets_it(stream
 def test_with_the_next_action_it_waits_one_step_and_begins_the_next_batch_with_it(
     stream, transitions
 ):
-    length = -(-transitions // len(stream[0].reward))
     found = feed(Rollout(transitions, next_action=True), stream)
-    assert [t for t, _ in found] == list(range(length + 1, len(stream) + 1, length))
-    for t, batch in found:
-        same(batch, stream[t - 1 - length : t - 1])
-        following = np.stack([step.action for step in stream[t - length : t]])
+    cuts = ends(stream[:-1], transitions)
+    assert [t - 1 for t, _ in found] == cuts[1:]
+    for start, (t, batch) in zip(cuts, found, strict=False):
+        same(batch, stream[start : t - 1])
+        following = np.stack([step.action for step in stream[start + 1 : t]])
         np.testing.assert_array_equal(batch.extras["next_action"], following)
 
 
