@@ -16,8 +16,9 @@ FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "val
 class Rollout:
     """Yields one batch `(T, N)` when it holds enough, and forgets it.
 
-    Enough is `transitions` (T is the least that holds so many valid ones) or `episodes` that ended.
-    Steps of episodes that have not ended are then marked invalid: their returns are unknown. With
+    Enough is `transitions` (T is the least that holds so many valid ones) or `episodes`: as many
+    from each environment, its first ones, since those that end first of all are the short ones;
+    what is beyond them is then marked invalid. With
     `next_action` one more step is awaited, so that each row knows the action taken after it
     (`extras["next_action"]`); that step becomes the first row of the next batch.
     """
@@ -45,25 +46,30 @@ class Rollout:
         self.device = device
         self.rows: list[Transition] = []
         self.held = 0
-        self.ended = 0
+        self.ended = np.zeros(1, int)
+        """Episodes that ended, in each environment."""
 
     def add(self, transition: Transition) -> None:
         """Append one step of N environments (arrays that nobody changes later)."""
         self.rows.append(transition)
         self.held += int(np.count_nonzero(transition.valid))
-        self.ended += int(np.count_nonzero(transition.done & transition.valid))
+        self.ended = self.ended + (transition.done & transition.valid)
 
     def batches(self) -> Iterator[Transition]:
         """The batch, if it is complete, as tensors `(T, N, ...)`."""
         if self._complete():
-            rows, self.rows, self.held, self.ended = self.rows, [], 0, 0
+            rows = self.rows
+            self._forget()
             if self.next_action:
                 self.add(rows[-1])
             yield self._batch(rows)
 
+    def _forget(self) -> None:
+        self.rows, self.held, self.ended = [], 0, np.zeros(1, int)
+
     def _complete(self) -> bool:
         if self.episodes is not None:
-            return self.ended >= self.episodes
+            return int(self.ended.min()) * len(self.ended) >= self.episodes
         if len(self.rows) <= self.next_action:
             return False
         awaited = int(np.count_nonzero(self.rows[-1].valid)) if self.next_action else 0
@@ -71,9 +77,10 @@ class Rollout:
 
     def _batch(self, rows: list[Transition]) -> Transition:
         arrays = _stack(rows)
-        if self.episodes is not None:  # from the last end of an episode on, nothing has ended
-            ends = arrays["terminated"] | arrays["truncated"]
-            arrays["valid"] &= np.logical_or.accumulate(ends[::-1])[::-1]
+        if self.episodes is not None:
+            ends = (arrays["terminated"] | arrays["truncated"]) & arrays["valid"]
+            before = np.cumsum(ends, axis=0) - ends
+            arrays["valid"] &= before < ends.sum(axis=0).min()
         following = arrays["action"][1:] if self.next_action else None
         count = len(rows) - self.next_action
         tensors = {
@@ -89,7 +96,7 @@ class Rollout:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         rows = state["rows"]
-        self.rows, self.held, self.ended = [], 0, 0
+        self._forget()
         for t in range(len(rows["reward"]) if rows else 0):
             extras = {name: array[t] for name, array in rows.items() if name not in FIELDS}
             self.add(Transition(**{name: rows[name][t] for name in FIELDS}, extras=extras))

@@ -26,7 +26,7 @@ class REINFORCEConfig(AgentConfig):
     """What REINFORCE can be told, beside what every agent can."""
 
     episodes_per_update: int = 8
-    """Episodes that end before each update."""
+    """Episodes in each update, at least; the same number from each environment."""
     baseline: bool = True
     """Subtract a learned state value from the returns: the same gradient, less variance."""
     normalize_advantage: bool = True

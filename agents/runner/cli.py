@@ -62,6 +62,7 @@ def _train(cls: type[Agent], a: Arguments[Any], folder: Path, argv: Sequence[str
     command = ["python", sys.argv[0], *(word for word in argv if word != "--overwrite")]
     with bad_input():
         torch.set_num_threads(a.threads)
+        torch.set_flush_denormal(True)  # Adam's moments of silent units; they would slow it a lot
         training = envs.make(a.env, num_envs=a.num_envs)
         evaluated = envs.make(a.env, num_envs=min(a.eval_episodes, 20))
         spaces = training.observation_space, training.action_space

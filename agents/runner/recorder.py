@@ -47,7 +47,7 @@ class Recorder(Callback):
     """
 
     def __init__(
-        self, folder: str | Path, log_every: int = 16, mirror: Mirror | None = None
+        self, folder: str | Path, log_every: int = 64, mirror: Mirror | None = None
     ) -> None:
         if log_every < 1:
             raise ValueError(f"log_every is {log_every}: use 1 or more")

@@ -53,7 +53,7 @@ class Settings(Generic[Config]):
     """End early once an evaluation's mean return reaches this."""
     checkpoint_every: int | None = None
     """Steps from one checkpoint to the next; 0: only at a best and the end, None: 10 in a run."""
-    log_every: int = 16
+    log_every: int = 64
     """Updates of a learner for each row of updates.csv."""
     threads: int = 1
     """CPU threads of PyTorch; small networks are slower with more."""

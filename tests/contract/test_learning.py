@@ -14,7 +14,6 @@ CASES = [
             normalize_obs=True,
             normalize_reward=True,
             target_kl=0.05,
-            value_clip=0.5,
             optim=OptimConfig(lr=1e-3, max_grad_norm=0.5),
         ),
         20_000,

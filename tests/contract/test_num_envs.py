@@ -38,7 +38,9 @@ def check_rollouts(agent, tasks):
         if memory.episodes is None:
             size, enough = int(batch.valid.sum()), memory.transitions
         else:
-            size, enough = int((batch.done & batch.valid).sum()), memory.episodes
+            ended = (batch.done & batch.valid).sum(0)
+            assert ended.min() == ended.max()
+            size, enough = int(ended.sum()), memory.episodes
         assert enough <= size < enough + tasks.num_envs
     if memory.episodes is None:  # every transition is learned from, once, or still waits
         learned = sum(int(batch.valid.sum()) for batch in found)

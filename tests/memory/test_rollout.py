@@ -94,21 +94,23 @@ def test_with_the_next_action_it_waits_one_step_and_begins_the_next_batch_with_i
 
 @given(stream=streams(), episodes=st.integers(1, 6))
 @many
-def test_after_enough_episodes_it_yields_them_and_marks_what_has_not_ended(stream, episodes):
+def test_of_each_environment_it_yields_the_first_episodes_equally_many(stream, episodes):
     found = dict(feed(Rollout(episodes=episodes), stream))
-    start, ended = 0, 0
-    for t, step in enumerate(stream, 1):
-        ended += int(step.done.sum())
-        assert (t in found) == (ended >= episodes)
-        if ended < episodes:
+    each = -(-episodes // len(stream[0].reward))
+    start = 0
+    for t in range(1, len(stream) + 1):
+        rows = stream[start:t]
+        enough = np.sum([row.done for row in rows], axis=0).min() >= each
+        assert (t in found) == enough
+        if not enough:
             continue
-        batch, rows = found[t], stream[start:t]
-        same(batch, rows, tuple(name for name in FIELDS if name != "valid"))
-        for k, row in enumerate(rows):
-            for i, valid in enumerate(row.valid):
-                ends_later = any(later.done[i] for later in rows[k:])
-                assert bool(batch.valid[k, i]) == (valid and ends_later)
-        start, ended = t, 0
+        same(found[t], rows, tuple(name for name in FIELDS if name != "valid"))
+        for i in range(len(rows[0].reward)):
+            ended = 0
+            for k, row in enumerate(rows):
+                assert bool(found[t].valid[k, i]) == (row.valid[i] and ended < each)
+                ended += int(row.done[i])
+        start = t
 
 
 @given(
