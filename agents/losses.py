@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+_NO_REDUCTION = 0
 
 
 def squared(prediction: Tensor, target: Tensor) -> Tensor:
     """(prediction - target)²."""
     _same_shape(prediction, target)
-    return F.mse_loss(prediction, target, reduction="none")
+    return (prediction - target).square()
 
 
 def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
     """½ e² for an error |e| ≤ δ, δ (|e| - ½ δ) beyond it (Huber 1964; Mnih et al. 2015)."""
     _same_shape(prediction, target)
-    return F.huber_loss(prediction, target, reduction="none", delta=delta)
+    # torch.nn.functional.huber_loss takes three times as long over its own checks
+    return torch.ops.aten.huber_loss(prediction, target, _NO_REDUCTION, delta)
 
 
 def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:

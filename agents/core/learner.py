@@ -118,7 +118,7 @@ class Learner:
         terms, aux = dict(terms or {}), dict(aux or {})
         scalars = [name for name, value in aux.items() if value.ndim == 0]
         numbers = torch.stack(
-            [direction.norm(), *terms.values(), *(aux[name] for name in scalars)]
+            [torch.linalg.vector_norm(direction), *terms.values(), *(aux[name] for name in scalars)]
         ).tolist()  # the one transfer: it serves the guard and the log
         grad_norm, values = numbers[0], numbers[1 : 1 + len(terms)]
         step = Step(

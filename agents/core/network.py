@@ -129,6 +129,8 @@ class Network(nn.Module):
                     )
                 )
             )
+        # A tuple beside the registered list: looking a module up in its parent takes microseconds.
+        self._layers = tuple(self.trunk) if isinstance(self.trunk, nn.ModuleList) else None
         self.heads = nn.ModuleDict(
             {
                 name: _HeadLayer(features, spec, (f"{name}.head",), config.init, generator)
@@ -158,9 +160,9 @@ class Network(nn.Module):
         return {name: head(own[name]) for name, head in heads}
 
     def _through_trunk(self, x: Tensor, noise: list[Tensor] | None) -> Tensor:
-        if not isinstance(self.trunk, nn.ModuleList):
+        if self._layers is None:
             return self.trunk(x)
-        for depth, layer in enumerate(self.trunk):
+        for depth, layer in enumerate(self._layers):
             x = layer(x, noise[depth] if noise else None)
         return x
 

@@ -36,7 +36,7 @@ class REINFORCEConfig(AgentConfig):
     entropy_weight: float = 0.0
     """Weight of the entropy bonus in the loss."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(shared_trunk=True))
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, max_grad_norm=1.0))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,7 +23,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 NORMALIZED = {"normalize_obs": True, "normalize_reward": True, "network": {"dropout": 0.1}}
 
 
-def trained(cls, seed, callbacks=(), steps=400, **settings):
+def trained(cls, seed, callbacks=(), steps=800, **settings):
     with envs.make("CartPole-v1", num_envs=4) as tasks:
         agent = small(cls, tasks, seed, **NORMALIZED, **settings)
         train(agent, tasks, steps, callbacks)

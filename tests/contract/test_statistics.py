@@ -44,7 +44,7 @@ def test_the_logs_of_layers_add_up_to_the_whole(cls, network, tmp_path):
     descent = {"optimizer": "sgd", "lr": LR, "max_grad_norm": LONGEST, "stats_every": 1}
     agent = small(cls, tasks, network=network, optim=descent)
     watch = Watch()
-    train(agent, tasks, 400, [Recorder(tmp_path, log_every=1), watch])
+    train(agent, tasks, 800, [Recorder(tmp_path, log_every=1), watch])
 
     table = rows(tmp_path / "updates.csv")
     by_update = defaultdict(list)
