@@ -5,10 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from gymnasium import spaces
 
@@ -315,21 +313,3 @@ def test_help_explains_the_options(name, capsys):
         "Every random stream",
     ):
         assert text in out
-
-
-# Enough updates of each to be in the midst of everything, in about a second.
-LONG = ["--env", "CartPole-v1", "--steps", "3000", "--num-envs", "4", "--eval-episodes", "2"]
-
-
-@pytest.mark.parametrize("name", sorted(AGENTS))
-def test_killed_at_a_random_moment_and_resumed(name, run, tmp_path):
-    assert run(*LONG, "--out", "whole", agent=AGENTS[name])[0] == 0
-    process = script(f"train_{name}.py", *LONG, "--no-preset", "--out", "killed", cwd=tmp_path)
-    with process:
-        while process.poll() is None and not (tmp_path / "killed" / "episodes.csv").exists():
-            time.sleep(0.01)
-        time.sleep(np.random.default_rng().uniform(0.0, 0.5))
-        process.kill()
-    code, _, err = run("--out", "killed", "--resume", agent=AGENTS[name])
-    assert code == 0, err
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
