@@ -14,7 +14,7 @@ _NO_REDUCTION = 0
 def squared(prediction: Tensor, target: Tensor) -> Tensor:
     """(prediction - target)²."""
     _same_shape(prediction, target)
-    return (prediction - target).square()
+    return torch.ops.aten.mse_loss(prediction, target, _NO_REDUCTION)
 
 
 def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
@@ -33,13 +33,11 @@ def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """-min(ρ A, clip(ρ, 1-ε, 1+ε) A) with ρ = π(a|s) / π_old(a|s) (Schulman et al. 2017, eq. 7).
 
-    The minimum is ρ A with ρ held at 1+ε from above where A > 0, at 1-ε from below where A < 0.
+    For either sign of A the clipped product is a ceiling of A + ε |A| on ρ A.
     """
     _same_shape(ratio, advantage)
-    good = advantage > 0
-    lowest = torch.where(good, -torch.inf, 1.0 - clip)
-    highest = torch.where(good, 1.0 + clip, torch.inf)
-    return -ratio.clamp(lowest, highest) * advantage
+    ceiling = torch.add(advantage, advantage.abs(), alpha=clip)
+    return -torch.clamp_max(ratio * advantage, ceiling)
 
 
 def clipped_value(value: Tensor, old_value: Tensor, returns: Tensor, clip: float) -> Tensor:
