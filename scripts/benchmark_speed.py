@@ -92,15 +92,16 @@ WORKLOADS = {
         unit=8 * 5,
         steps=40_000,
     ),
-    # 128 updates after every 256 steps there, one after every second step here: as many in all.
-    # The first 256 steps that end past learning_starts = 1000 train there, so training starts here
-    # at 768. The target is copied every 10 steps, which is every fifth update.
+    # 128 updates after every 256 steps. The first 256 steps that end past learning_starts = 1000
+    # train there, so training is counted here from 768. There the target is copied every 10 steps,
+    # none of which falls between updates of one burst: here once a burst.
     "dqn": Workload(
         DQN,
         DQNConfig(
             learning_starts=768,
             updates_per_step=0.5,
-            target_every=5,
+            train_every=256,
+            target_every=128,
             double=False,
             epsilon_end=0.04,
             network=NetworkConfig((256, 256), activation="relu"),

@@ -17,7 +17,9 @@ class Replay:
     """Keeps the last `capacity` transitions and yields a batch `(B,)` for each update due.
 
     `updates_per_step` updates fall due with every transition, whatever the number of environments;
-    a remainder is carried over. Nothing is due before `learning_starts` transitions.
+    a remainder is carried over. They are held back to one burst every `train_every` transitions:
+    acting and learning then find their code and data in the processor's caches. Nothing is due
+    before `learning_starts` transitions.
     """
 
     raw = True
@@ -31,6 +33,7 @@ class Replay:
         learning_starts: int,
         rng: np.random.Generator,
         device: torch.device | str = "cpu",
+        train_every: int = 1,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"buffer_size is {capacity}: use 1 or more")
@@ -38,12 +41,15 @@ class Replay:
             raise ValueError(f"batch_size is {batch_size}: use 1 or more")
         if not updates_per_step > 0:
             raise ValueError(f"updates_per_step is {updates_per_step}: use a positive number")
+        if train_every < 1:
+            raise ValueError(f"train_every is {train_every}: use 1 or more")
         self.capacity = capacity
         self.batch_size = batch_size
         self.updates_per_step = updates_per_step
         self.learning_starts = learning_starts
         self.rng = rng
         self.device = device
+        self.train_every = train_every
         self.added = 0
         """Transitions ever added; the newest lies at (added - 1) % capacity."""
         self.drawn = 0
@@ -66,6 +72,7 @@ class Replay:
     def due(self) -> int:
         """Updates due: counted from the start, so that no rounding of a remainder adds up."""
         counted = max(0, self.added - self.learning_starts)
+        counted -= counted % self.train_every
         return int(counted * self.updates_per_step) - self.drawn
 
     def batches(self) -> Iterator[Transition]:

@@ -36,6 +36,8 @@ class DQNConfig(AgentConfig):
     """Transitions collected before the first update."""
     updates_per_step: float = 0.5
     """Updates for each environment step, whatever the number of environments."""
+    train_every: int = 1
+    """Environment steps from one burst of the updates due to the next."""
     double: bool = True
     """Let the online network choose the next action that the target network values."""
     loss: Literal["huber", "squared"] = "huber"
@@ -57,7 +59,7 @@ class DQNConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("buffer_size", "batch_size", "target_every"):
+        for name in ("buffer_size", "batch_size", "train_every", "target_every"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
         for name in ("learning_starts", "epsilon_steps"):
             self.require(name, getattr(self, name) >= 0, "0 or more")
@@ -87,6 +89,7 @@ class DQN(Agent):
             c.learning_starts,
             stream(self.seed, "replay"),
             self.device,
+            c.train_every,
         )
 
     @property

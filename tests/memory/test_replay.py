@@ -178,3 +178,18 @@ def test_a_row_is_a_copy():
 def test_options_that_make_no_sense_are_refused(option, message):
     with pytest.raises(ValueError, match=message):
         replay(**option)
+
+
+@given(steps=STEPS, every=st.integers(1, 9), rate=st.sampled_from([0.25, 0.5, 1.0, 3.0]))
+@many
+def test_updates_come_in_bursts_and_none_is_lost(steps, every, rate):
+    starts = 5
+    often = replay(rate=rate, starts=starts)
+    seldom = Replay(10, 4, rate, starts, np.random.default_rng(0), train_every=every)
+    for valid in steps:
+        for memory in (often, seldom):
+            fill(memory, [valid])
+            for _ in memory.batches():
+                pass
+        bursts = max(0, seldom.added - starts) // every
+        assert seldom.drawn == int(bursts * every * rate) <= often.drawn
