@@ -24,10 +24,10 @@ def lambda_returns(
     state value, Q of the action taken next (SARSA(λ)), the expectation over the policy, a maximum.
     """
     _same_shape(reward=reward, discount=discount, next_value=next_value, done=done)
-    kept = torch.where(done, 0.0, lambda_)
-    base = reward + discount * (1.0 - kept) * next_value
+    carried = discount * lambda_ * ~done
+    base = reward + (discount - carried) * next_value
     last = reward[-1] + discount[-1] * next_value[-1]
-    return _backwards(base, discount * kept, last)
+    return _backwards(base, carried, last)
 
 
 def discounted_returns(
@@ -54,7 +54,7 @@ def gae(
     """
     _same_shape(reward=reward, discount=discount, value=value, next_value=next_value, done=done)
     delta = reward + discount * next_value - value
-    return _backwards(delta, discount * torch.where(done, 0.0, lambda_), delta[-1])
+    return _backwards(delta, discount * lambda_ * ~done, delta[-1])
 
 
 def n_step_returns(
