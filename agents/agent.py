@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from agents.core.files import (
     CheckpointError,
     config_from_json,
     config_to_json,
+    own_version,
     read_arrays,
     space_from_json,
     space_to_json,
@@ -56,8 +58,9 @@ class AgentConfig:
 
     def require(self, name: str, holds: bool, what: str) -> None:
         """Raise ValueError that names the field, its value and what would be right."""
-        if not holds:
-            raise ValueError(f"{name} is {getattr(self, name)}: use {what}")
+        value = getattr(self, name)
+        if not holds or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{name} is {value}: use {what}")
 
 
 class Agent:
@@ -131,7 +134,18 @@ class Agent:
     # What a subclass builds with -----------------------------------------------------------------
 
     def new_network(self, heads: Mapping[str, Head | int | Literal["scalar"]]) -> Network:
-        """A network over the observation space, drawn from the agent's own random stream."""
+        """A network over the observation space, drawn from the agent's own random stream.
+
+        Raises ValueError for settings that a trunk of the user's own would leave without effect.
+        """
+        if self._trunk is not None:
+            for name in ("hidden_sizes", "activation", "norm", "residual"):
+                value = getattr(self.config.network, name)
+                if value != getattr(self.Config().network, name):
+                    raise ValueError(
+                        f"network.{name} is {value}, which has no effect on a trunk of your own: "
+                        "leave it at its default"
+                    )
         return Network(
             self.observation_space, heads, self.config.network, self._init, self._trunk
         ).to(self.device)
@@ -198,10 +212,12 @@ class Agent:
         """Actions in the form of the action space, Box ones not clipped, from flat observations."""
         if self.obs_normalizer is not None:
             flat = self.obs_normalizer(flat)
+        if not np.isfinite(flat).all():  # the guard refuses to learn from it; an action must be had
+            flat = np.where(np.isfinite(flat), flat, 0)
         action = self.choose(torch.from_numpy(flat).to(self.device), explore, rng)
         if isinstance(self.action_space, spaces.Discrete):
             return action + self.action_space.start
-        return action.reshape(len(flat), *(self.action_space.shape or ()))
+        return action.reshape(*action.shape[:-1], *(self.action_space.shape or ()))
 
     # Learning ------------------------------------------------------------------------------------
 
@@ -229,7 +245,7 @@ class Agent:
             Transition(
                 obs,
                 self._stored(transition.action),
-                transition.reward,
+                np.asarray(transition.reward, np.float32),
                 next_obs,
                 transition.terminated,
                 transition.truncated,
@@ -238,10 +254,16 @@ class Agent:
             )
         )
 
+    def cut(self, where: np.ndarray) -> None:
+        """Told where `(N,)` environments begin anew before their episode ended."""
+        self.memory.cut(where)
+        if self.reward_scaler is not None:
+            self.reward_scaler.cut(where)
+
     def _stored(self, action: np.ndarray) -> np.ndarray:
         """Actions as the agent counts them: from 0, or as float32 vectors."""
         if isinstance(self.action_space, spaces.Discrete):
-            return action - self.action_space.start if self.action_space.start else action
+            return np.asarray(action, np.int64) - self.action_space.start
         return np.asarray(action, np.float32).reshape(len(action), -1)
 
     # Saving --------------------------------------------------------------------------------------
@@ -273,6 +295,7 @@ class Agent:
             "normalizers": normalizers,
             "trunk": "own" if self._trunk is not None else "built",
             "versions": {
+                "chainrule": own_version(),
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "numpy": np.__version__,

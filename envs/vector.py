@@ -98,7 +98,7 @@ class VectorEnv:
         next_obs, reward, terminated, truncated, valid, self.obs = self._envs.step(
             self._fit(action)
         )
-        self._returns += reward
+        self._returns += np.where(valid, reward, 0.0)
         self._lengths += valid
         self.episodes = []
         done = terminated | truncated
@@ -146,8 +146,8 @@ class VectorEnv:
             "envs": self._envs.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
-        """Bring the environments back to where `state_dict` saw them; what to act on next.
+    def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Bring the environments back to where `state_dict` saw them; `(N,)`, which of them came.
 
         An environment is restored by what is known of its insides, else by playing its episode
         again, and then has to show the observation expected. Where that fails it begins a new
@@ -165,7 +165,7 @@ class VectorEnv:
                 RestoreWarning,
                 stacklevel=2,
             )
-        return self.obs
+        return restored
 
 
 class _Looped:
@@ -237,7 +237,9 @@ class _Vectorized:
         self.action_space = env.single_action_space
         self.resetting = np.zeros(self.num_envs, bool)
         """Environments that will spend the next step on resetting themselves."""
-        self._reuses_arrays = not getattr(env.unwrapped, "copy", True)
+        # Gymnasium's own vector forms say whether they copy; what another one does nobody knows.
+        copies = type(env) is CartPoleVectorEnv or getattr(env.unwrapped, "copy", False)
+        self._reuses_arrays = not copies
         if type(env) is SyncVectorEnv:
             self._tapes = [Tape(single) for single in env.envs]
             env.envs = list(self._tapes)

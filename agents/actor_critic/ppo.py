@@ -5,7 +5,6 @@ Schulman et al. 2017, "Proximal policy optimization algorithms".
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,7 +29,7 @@ class PPOConfig(AgentConfig):
     epochs: int = 10
     """Passes over each rollout."""
     batch_size: int = 64
-    """Transitions in each minibatch at most; minibatches are of equal size."""
+    """Transitions in each minibatch, or nearly: a rollout is split into ones of equal size."""
     gae_lambda: float = 0.95
     """λ of the generalised advantages (Schulman et al. 2016)."""
     clip: float = 0.2
@@ -82,8 +81,11 @@ class PPO(Agent):
 
     def update(self, batch: Transition) -> Metrics:
         # The weights are still those that acted: they give the old log-probabilities and values.
+        # A row keeps its dropout mask in all epochs: the ratio begins at 1 (Hausknecht & Wagener
+        # 2022, "Consistent dropout for policy gradient reinforcement learning").
+        noise = self.network.sample_noise(tuple(batch.reward.shape), self.noise) or []
         with torch.no_grad():
-            output = self.network(batch.obs)
+            output = self.network(batch.obs, noise)
             next_value = self.network(batch.next_obs, only="value")["value"]
             log_prob = self.policy.log_prob(output["policy"], batch.action)
         value = output["value"]
@@ -98,7 +100,7 @@ class PPO(Agent):
         returns = advantage + value
         if self.config.normalize_advantage:
             advantage = losses.standardized(advantage, batch.valid)
-        columns = (batch.obs, batch.action, log_prob, value, returns, advantage)
+        columns = (batch.obs, batch.action, log_prob, value, returns, advantage, *noise)
         log_ratio = self.optimize([x[batch.valid] for x in columns])
         return {
             "explained_variance": losses.explained_variance(value, returns, batch.valid),
@@ -116,13 +118,13 @@ class PPO(Agent):
         """
         c, size = self.config, len(data[0])
         # One bad number spoils a whole rollout: then it is one batch, which the learner refuses.
-        minibatches = math.ceil(size / c.batch_size) if data[-1].isfinite().all() else 1
+        finite = data[5].isfinite().all()
+        minibatches = max(1, round(size / c.batch_size)) if finite else 1
         for _ in range(c.epochs):
             order = torch.from_numpy(self.rng.permutation(size)).to(self.device)
             log_ratios = []
             for minibatch in zip(*(x[order].tensor_split(minibatches) for x in data), strict=True):
-                noise = self.network.sample_noise((len(minibatch[0]),), self.noise)
-                step = self.learner.minimize(self.loss, *minibatch, noise)
+                step = self.learner.minimize(self.loss, *minibatch)
                 log_ratios.append(step.aux["log_ratio"])
                 moved = c.target_kl is not None and kl(log_ratios[-1]) > 1.5 * c.target_kl
                 if step.skipped or moved:
@@ -137,7 +139,7 @@ class PPO(Agent):
         old_value: Tensor,
         returns: Tensor,
         advantage: Tensor,
-        noise: list[Tensor] | None,
+        *noise: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         c = self.config
         output = self.network(obs, noise)

@@ -15,6 +15,7 @@ import types
 import typing
 from collections import OrderedDict
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,14 @@ Config = TypeVar("Config")
 
 class CheckpointError(ValueError):
     """A file that cannot be loaded: missing, truncated, tampered with, or not one of ours."""
+
+
+def own_version() -> str:
+    """The version of chainrule that is installed."""
+    try:
+        return version("chainrule")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 # Whole files ------------------------------------------------------------------------------------

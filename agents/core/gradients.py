@@ -100,6 +100,8 @@ class GradientStatistics:
             h = output.detach()
             if getattr(module, "residual", False):
                 h = h - inputs[0].detach()  # what the layer itself adds
+            if h.ndim == 4:  # images: the channels are the units, (B, C, H, W)
+                h = h.movedim(1, -1)
             h = h.reshape(len(layers), -1, h.shape[-1])
             self._activity[layers] = h.abs().sum(1).flatten()  # Σ|h|, (E H)
 

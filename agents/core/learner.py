@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,8 +90,14 @@ class Learner:
     def gradient(self, loss: Loss, *inputs: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Leaves the gradient of the loss and its penalties in `flat.gradient`.
 
-        Returns the terms and the aux of the loss, detached.
+        Returns the terms and the aux of the loss, detached. Raises ValueError when no term depends
+        on the learner's parameters, or `zero_grad` has cut their gradients off the flat vector.
         """
+        if not self.flat.attached:
+            raise ValueError(
+                f"learner {self.name!r}: the gradients were set to None, as zero_grad() does, and "
+                "no longer lie in its flat vector; the learner zeroes them itself"
+            )
         if self.statistics.due(self.updates + 1):
             self.statistics.watch()
         try:
@@ -99,7 +105,7 @@ class Learner:
         finally:
             self.statistics.unwatch()
         self.flat.gradient.zero_()
-        _backward(terms.values())
+        _backward(terms, self.flat.parameters)
         terms = {name: term.detach() for name, term in terms.items()}
         if self.config.l1 or self.config.l2:
             terms |= self._penalties()
@@ -113,7 +119,8 @@ class Learner:
     ) -> Step:
         """Give the optimiser `direction` (a flat vector) for a gradient: guard, record, clip, step.
 
-        For an agent with a direction of its own; `minimize` passes the gradient.
+        For an agent with a direction of its own; `minimize` passes the gradient. Clipping scales
+        the vector given in place.
         """
         terms, aux = dict(terms or {}), dict(aux or {})
         scalars = [name for name, value in aux.items() if value.ndim == 0]
@@ -305,19 +312,21 @@ class _Holder(nn.Module):
         return self.loss(*inputs)
 
 
-def _backward(terms: Iterable[Tensor]) -> None:
-    """Adds the gradient of the sum of scalars to `.grad` of every leaf.
+def _backward(terms: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> None:
+    """Adds the gradient of the sum of the terms to `.grad` of these parameters, of no others.
 
     torch.autograd.backward does the same; what it checks first, in Python, takes a tenth of a whole
     update of a small network.
     """
-    roots = tuple([term for term in terms if term.requires_grad])
+    roots = tuple([term for term in terms.values() if term.requires_grad])
+    if not roots:
+        raise ValueError(f"no loss term of {', '.join(terms)} depends on a trained parameter")
     torch.autograd.Variable._execution_engine.run_backward(
         roots,
         tuple([torch.ones_like(root) for root in roots]),
         False,  # keep_graph
         False,  # create_graph
-        (),  # inputs: every leaf
+        tuple(parameters),
         allow_unreachable=True,
         accumulate_grad=True,
     )

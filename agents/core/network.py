@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from agents.core.blocks import ACTIVATIONS, Dense, HiddenLayer
 from agents.core.initialization import Init
@@ -19,7 +21,7 @@ Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "sigmo
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is built of."""
+    """What a network is built of. The hidden layers give way to a trunk of the user's own."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer of the trunk."""
@@ -139,7 +141,7 @@ class Network(nn.Module):
         )
 
     def forward(
-        self, obs: Tensor, noise: list[Tensor] | None = None, only: str | None = None
+        self, obs: Tensor, noise: Sequence[Tensor] | None = None, only: str | None = None
     ) -> dict[str, Tensor]:
         """The heads' outputs for observations `(..., size)`; with `only` just that head's.
 
@@ -153,13 +155,15 @@ class Network(nn.Module):
         lead, members = x.shape[:-1], len(self.heads)
         if len(lead) != 1:
             x = x.reshape(-1, x.shape[-1])
+        if noise:
+            noise = [u.reshape(-1, members, u.shape[-1]).movedim(1, 0) for u in noise]
         stacked = self._through_trunk(x.expand(members, -1, -1), noise)  # (E, B, features)
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
         own = dict(zip(self.heads, stacked.unbind(), strict=True))
         return {name: head(own[name]) for name, head in heads}
 
-    def _through_trunk(self, x: Tensor, noise: list[Tensor] | None) -> Tensor:
+    def _through_trunk(self, x: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
         if self._layers is None:
             return self.trunk(x)
         for depth, layer in enumerate(self._layers):
@@ -169,11 +173,14 @@ class Network(nn.Module):
     def sample_noise(
         self, lead: tuple[int, ...], generator: torch.Generator
     ) -> list[Tensor] | None:
-        """Uniform noise for dropout on a batch with these leading axes; None without dropout."""
+        """Uniform noise for dropout on a batch with these leading axes; None without dropout.
+
+        A tensor for each hidden layer, `(*lead, size)`; with E separate trunks `(*lead, E, size)`.
+        """
         if not self.config.dropout:
             return None
         if not self.shared:
-            lead = (len(self.heads), int(torch.Size(lead).numel()))
+            lead = (*lead, len(self.heads))
         device = generator.device
         return [
             torch.rand(*lead, size, generator=generator, device=device)
@@ -220,6 +227,13 @@ def _features_of(trunk: nn.Module, config: NetworkConfig) -> int:
         )
     if config.dropout:
         raise ValueError("network.dropout has no effect on a trunk of your own: leave it 0")
+    for name, module in trunk.named_modules():
+        if isinstance(module, (_BatchNorm, _DropoutNd)):
+            raise ValueError(
+                f"a trunk of your own cannot hold {name or 'a'} {type(module).__name__}: it would "
+                "draw its own noise or change while acting; use LayerNorm, or a built trunk with "
+                "network.dropout"
+            )
     features = getattr(trunk, "out_features", None)
     if not isinstance(features, int):
         raise ValueError("a trunk of your own needs an integer attribute `out_features`")

@@ -45,7 +45,8 @@ class RunningMoments:
 class ObservationNormalizer(RunningMoments):
     """Brings the numeric columns of stored observations to mean 0 and variance 1.
 
-    Columns that hold categories pass unchanged. The result is clipped to ±`limit`.
+    Columns that hold categories pass unchanged. The result is clipped to ±`limit`; what is not
+    finite becomes nan, which no clipping may hide from the learner's guard.
     """
 
     def __init__(self, numeric: np.ndarray, limit: float = 10.0) -> None:
@@ -56,7 +57,7 @@ class ObservationNormalizer(RunningMoments):
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """Observations `(..., size)` normalised, float32."""
         z = (obs - self.mean) / np.sqrt(self.variance + EPSILON)
-        normal = np.clip(z, -self.limit, self.limit)
+        normal = np.where(np.isfinite(z), np.clip(z, -self.limit, self.limit), np.nan)
         return np.where(self.numeric, normal, obs).astype(np.float32)
 
     def tensor(self, obs: Tensor) -> Tensor:
@@ -81,14 +82,19 @@ class RewardScaler(RunningMoments):
             self.returns = np.zeros(reward.shape)
         returns = np.where(valid, self.gamma * self.returns + reward, self.returns)
         accepted = self.update(returns[valid, None])
-        if accepted:
-            self.returns = np.where(done, 0.0, returns)
+        self.returns = np.where(done, 0.0, returns if accepted else self.returns)
         return accepted
+
+    def cut(self, where: np.ndarray) -> None:
+        """Forget the unfinished returns of environments that begin anew."""
+        if self.returns.shape == where.shape:
+            self.returns = np.where(where, 0.0, self.returns)
 
     @property
     def scale(self) -> float:
-        """What a reward is multiplied by."""
-        return float(1.0 / np.sqrt(self.variance[0] + EPSILON)) if self.count else 1.0
+        """What a reward is multiplied by; 1 as long as the returns do not vary."""
+        varies = self.count > 0 and self.variance[0] > EPSILON
+        return float(1.0 / np.sqrt(self.variance[0])) if varies else 1.0
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"returns": self.returns.copy()}

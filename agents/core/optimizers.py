@@ -11,6 +11,8 @@ from torch import Tensor
 
 from agents.core import schedules
 
+TINY = 1e-30
+"""The least `eps`: what rounds to 0 in float32 makes 0/0 of a weight that never had a gradient."""
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
 
 
@@ -21,7 +23,7 @@ class OptimConfig:
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] = "adam"
     """The rule; adamw is adam with a weight_decay of 0.01 unless another is given."""
     lr: float = 3e-4
-    """Learning rate at the start, the highest it gets."""
+    """Learning rate, the highest it gets."""
     schedule: Literal["constant", "linear", "cosine", "cyclical"] = "constant"
     """How the learning rate changes with environment steps."""
     final_lr: float = 0.0
@@ -37,7 +39,7 @@ class OptimConfig:
     alpha: float = 0.99
     """Decay rate of rmsprop's second moment."""
     eps: float = 1e-8
-    """Added to the denominator of adam, adamw, rmsprop and adagrad."""
+    """Added to the denominator of adam, adamw, rmsprop and adagrad, which may be 0 without it."""
     momentum: float = 0.0
     """Momentum of sgd and rmsprop."""
     weight_decay: float | None = None
@@ -60,7 +62,8 @@ class OptimConfig:
                 f"optim.schedule is {self.schedule!r}: use constant, linear, cosine or cyclical"
             )
         _require(self, "lr", self.lr > 0, "a positive number")
-        for name in ("final_lr", "l1", "l2", "momentum", "eps"):
+        _require(self, "eps", self.eps >= TINY, f"{TINY:.0e} or more")
+        for name in ("final_lr", "l1", "l2", "momentum"):
             _require(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("warmup_steps", "stats_every"):
             _require(self, name, getattr(self, name) >= 0, "0 or more")
@@ -76,6 +79,7 @@ class OptimConfig:
             raise ValueError(
                 "optim.final_lr and optim.schedule_steps need a schedule: linear, cosine, cyclical"
             )
+        _require(self, "final_lr", self.final_lr <= self.lr, "at most optim.lr")
 
     @property
     def decay(self) -> float:

@@ -59,7 +59,7 @@ class Observations:
             array = array - part.start
         if len(shape) != 1:
             array = array.reshape(*array.shape[:lead], -1)
-        return array.astype(self.dtype, copy=False)
+        return np.ascontiguousarray(array, self.dtype)
 
     def is_batch(self, obs: Any) -> bool:
         """Whether `obs` has leading axes before the shape of the space."""

@@ -90,6 +90,9 @@ class Replay:
         valid = torch.ones(len(index), dtype=torch.bool, device=self.device)
         return Transition(**tensors, valid=valid)
 
+    def cut(self, where: np.ndarray) -> None:
+        """Environments begin anew in the midst of an episode: each row here stands for itself."""
+
     def _write(self, rows: Mapping[str, np.ndarray], start: int) -> None:
         count = len(rows["reward"])
         if not self._columns:

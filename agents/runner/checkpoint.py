@@ -1,9 +1,11 @@
 """Checkpoints: a run put on disk so that a run killed at any moment goes on as if it never was.
 
-    checkpoints/LATEST                            names the folder of the last complete one
+    checkpoints/LATEST                            names the folder of the last complete one, and
+                                                  the SHA-256 of its manifest
     checkpoints/<step>/agent.safetensors          what agent.save writes
     checkpoints/<step>/training.safetensors       the rest: optimisers, random streams, logs, ...
-    checkpoints/<step>/manifest.json              format, SHA-256 of each file, which is the best
+    checkpoints/<step>/manifest.json              format, SHA-256 of each file, name and SHA-256
+                                                  of the best, segments of the replay
     checkpoints/replay/<start>-<stop>.safetensors rows of a replay, each written once
 
 A checkpoint is complete before LATEST is replaced to name it; nothing that LATEST needs is ever
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -57,8 +60,9 @@ class Checkpoint(Callback):
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         self.evaluation = str(evaluation)
-        if self._best is None or evaluation.mean > self._best["mean_return"]:
-            self._best = {"name": str(run.agent.steps), "mean_return": evaluation.mean}
+        best = -math.inf if self._best is None else self._best["mean_return"]
+        if evaluation.mean > best:  # never nan
+            self._best = {"mean_return": evaluation.mean}
             self._due = True
 
     def stepped(self, run: Run, transition: Any) -> None:
@@ -74,6 +78,9 @@ class Checkpoint(Callback):
         name = str(run.agent.steps)
         if name == self.manifest["name"]:
             name += ".end"  # the run was ended without another step: leave the complete one alone
+        best = self._best
+        if best is not None:
+            best.setdefault("name", name)
         partial = self.folder / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -87,14 +94,18 @@ class Checkpoint(Callback):
             "finished": run.finished,
             "stopped": run.stopped,
             "evaluation": self.evaluation,
-            "best": self._best,
+            "best": best and dict(best),
             "files": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
             "replay": self._write_rows(run.agent.memory),
         }
-        write_bytes(partial / "manifest.json", json.dumps(self.manifest, indent=2).encode())
+        text = json.dumps(self.manifest, indent=2).encode()
+        write_bytes(partial / "manifest.json", text)
+        digest = hashlib.sha256(text).hexdigest()
         shutil.rmtree(self.folder / name, ignore_errors=True)  # LATEST does not name it
         os.rename(partial, self.folder / name)
-        write_bytes(self.folder / "LATEST", f"{name}\n".encode())
+        write_bytes(self.folder / "LATEST", f"{name} {digest}\n".encode())
+        if best is not None and best["name"] == name:
+            best["sha256"] = digest  # for the checkpoints to come
         self._due = False
         self._tidy()
 
@@ -138,14 +149,17 @@ class Checkpoint(Callback):
         arrays, header = read_arrays(folder / "training.safetensors")
         try:
             run.load_state_dict(join_state(arrays, header["state"]))
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{folder} does not fit this run: {error}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())
+            raise CheckpointError(f"{folder} does not fit this run: {why}") from None
         memory: Any = run.agent.memory
         for segment in manifest["replay"]:
             path = self.folder / "replay" / segment["file"]
             _verify(path, segment["sha256"])
             memory.restore(segment["start"], read_arrays(path)[0])
         self.manifest, self._best = manifest, manifest["best"]
+        if self._best is not None and self._best["name"] == manifest["name"]:
+            self._best["sha256"] = _sha256(folder / "manifest.json")
         self.evaluation = manifest["evaluation"]
         if manifest["finished"]:
             run.stop(manifest["stopped"] or "finished")
@@ -157,14 +171,18 @@ def read_manifest(folder: str | Path, best: bool = False) -> Manifest | None:
     Raises CheckpointError when it is not whole.
     """
     folder = Path(folder) / "checkpoints"
-    try:
-        name = (folder / "LATEST").read_text().strip()
-    except OSError:
+    latest = folder / "LATEST"
+    if not latest.is_file():
         return None
-    manifest = _read(folder, name)
-    if best and manifest["best"]:
-        return _read(folder, manifest["best"]["name"])
-    return manifest
+    try:
+        name, digest = latest.read_text().split()
+    except ValueError:
+        raise CheckpointError(f"{latest} is damaged: it should hold a name and a SHA-256") from None
+    manifest = _read(folder, name, digest)
+    found = manifest["best"] if best else None
+    if found is None or found["name"] == name:
+        return manifest
+    return _read(folder, found["name"], found["sha256"])
 
 
 def agent_file(folder: str | Path, best: bool = False) -> Path:
@@ -180,15 +198,11 @@ def agent_file(folder: str | Path, best: bool = False) -> Path:
     return path
 
 
-def _read(folder: Path, name: str) -> Manifest:
+def _read(folder: Path, name: str, digest: str) -> Manifest:
     path = folder / name / "manifest.json"
-    try:
-        manifest = json.loads(path.read_bytes())
-        version = manifest["format"]
-        if manifest["name"] != name:
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path} is missing or damaged") from None
+    _verify(path, digest)
+    manifest: Manifest = json.loads(path.read_bytes())  # as it was written, the digest says
+    version = manifest["format"]
     if version > FORMAT:
         raise CheckpointError(
             f"{path} has format {version}, this version reads up to {FORMAT}: upgrade chainrule"

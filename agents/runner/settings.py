@@ -7,10 +7,10 @@ A setting is the command line's, else the preset's for the environment, else the
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from agents.agent import Agent
-from agents.core.files import config_from_json, config_to_json
+from agents.core.files import config_from_json, config_to_json, own_version
 from agents.runner.arguments import BadInput, parse, parse_known
 from agents.runner.evaluate import MAX_EPISODE_STEPS
 from agents.runner.presets import preset_for
@@ -131,12 +131,14 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         value = getattr(a, name)
         if value is not None and value < least:
             raise BadInput(f"--{name.replace('_', '-')} is {value}: use {least} or more")
+    if a.target_return is not None and not math.isfinite(a.target_return):
+        raise BadInput(f"--target-return is {a.target_return}: use a number")
     if a.resume and a.overwrite:
         raise BadInput("--resume goes on with a run and --overwrite replaces it: give one of them")
     if a.tensorboard and find_spec("tensorboard") is None:
         raise BadInput("--tensorboard needs tensorboard: pip install 'chainrule[tensorboard]'")
     try:
-        torch.zeros(1, device=a.device)
+        torch.zeros(1, device=a.device).tolist()
     except (RuntimeError, AssertionError):
         raise BadInput(f"--device {a.device} cannot be used on this machine: use cpu") from None
     return replace(
@@ -157,7 +159,7 @@ def to_json(agent: type[Agent], a: Arguments[Any], command: str) -> dict[str, An
         **settings,
         "config": config,
         "versions": {
-            "chainrule": _own_version(),
+            "chainrule": own_version(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -165,13 +167,6 @@ def to_json(agent: type[Agent], a: Arguments[Any], command: str) -> dict[str, An
         },
         "command": command,
     }
-
-
-def _own_version() -> str:
-    try:
-        return version("chainrule")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _begun(agent: type[Agent], folder: Path) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from agents.agent import Agent, Metrics
 from agents.core.learner import Learner, Step
 from agents.core.seeding import derived
@@ -139,13 +141,12 @@ class Run:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put everything back as `state_dict` saw it."""
-        for name, part in (
-            ("agent", self.agent),
-            ("memory", self.agent.memory),
-            ("actor", self.actor),
-            ("envs", self.envs),
-        ):
-            part.load_state_dict(state[name])
+        self.agent.load_state_dict(state["agent"])
+        self.agent.memory.load_state_dict(state["memory"])
+        self.actor.load_state_dict(state["actor"])
+        restored = self.envs.load_state_dict(state["envs"])
+        if not restored.all():
+            self.agent.cut(~restored)
         for name, callback in self._named().items():
             if name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][name])
@@ -176,6 +177,7 @@ def train(
     """
     run = Run(agent, envs, steps, callbacks, seed)
     envs.reset(derived(run.seed, "environment"))
+    agent.cut(np.ones(envs.num_envs, bool))  # what an earlier training left unfinished
     try:
         if restore is not None:
             restore(run)

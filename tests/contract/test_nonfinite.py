@@ -108,3 +108,14 @@ def test_there_is_no_action_for_an_observation_that_is_not_finite(cls):
     agent = small(cls, tasks)
     with pytest.raises(ValueError, match="not finite"):
         agent.act(np.array([0.0, np.nan, 0.0, 0.0], np.float32))
+
+
+def test_environments_are_never_given_what_is_not_finite(cls):
+    """One that shows such an observation may recover; the agent must not spoil it."""
+    tasks = envs.make("CartPole-v1", num_envs=2)
+    agent = small(cls, tasks, **EVERYTHING)
+    next(batches(agent, tasks))
+    bad = np.full((2, 4), np.nan, np.float32)
+    bad[1] = np.inf
+    action, _ = agent.actor(2).act(bad)
+    assert all(a in tasks.action_space for a in action)

@@ -1,6 +1,7 @@
 """Every supported space is learned from; the others are refused in one line that names them."""
 
 import re
+from dataclasses import replace
 from itertools import combinations, islice
 from typing import Any
 
@@ -134,3 +135,21 @@ def test_an_observation_of_another_shape_is_refused(cls, obs):
     agent = cls(BOX, DISCRETE, config(cls))
     with pytest.raises(ValueError, match="does not fit"):
         agent.act(obs)
+
+
+def test_observations_and_actions_may_come_in_any_layout(cls):
+    agent = cls(BOX, DISCRETE, config(cls))
+    obs = np.random.default_rng(0).normal(size=(5, 2, *BOX.shape)).astype(np.float32)
+    expected = agent.act(obs)
+    assert expected.shape == (5, 2)
+    mirrored = np.ascontiguousarray(obs[..., ::-1])[..., ::-1]  # the same numbers, negative strides
+    assert np.array_equal(agent.act(mirrored), expected)
+
+
+def test_settings_without_effect_on_a_trunk_of_ones_own_are_refused(cls):
+    network = replace(cls.Config().network, shared_trunk=True)
+    plain = replace(cls.Config(), network=network)
+    cls(BOX, DISCRETE, plain, trunk=torch.nn.Linear(3, 8))
+    other = replace(plain, network=replace(network, activation="gelu"))
+    with pytest.raises(ValueError, match=r"network\.activation is gelu, which has no effect"):
+        cls(BOX, DISCRETE, other, trunk=torch.nn.Linear(3, 8))

@@ -208,6 +208,7 @@ def test_no_record_is_made_when_none_is_asked_for_and_none_changes_a_weight():
 
 
 def test_hidden_units_of_a_trunk_of_ones_own_are_watched_and_let_go():
+    torch.manual_seed(0)
     trunk: Any = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())
     trunk.out_features = 4
     with torch.no_grad():
@@ -228,3 +229,18 @@ def test_hidden_units_of_a_trunk_of_ones_own_are_watched_and_let_go():
     with pytest.raises(RuntimeError, match="fails"):
         learner.minimize(broken, OBS)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_units_of_a_convolution_are_its_channels():
+    torch.manual_seed(0)
+    trunk: Any = nn.Sequential(
+        nn.Unflatten(-1, (1, 4, 6)), nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten()
+    )
+    trunk.out_features = 8 * 2 * 4
+    with torch.no_grad():
+        trunk[1].bias[:4], trunk[1].bias[4:] = -100.0, 1.0
+    network = Network(spaces.Box(-1, 1, (24,)), HEADS, trunk=trunk)
+    learner = Learner({"net": network}, OptimConfig(stats_every=1))
+    _, statistics = learn(learner, loss_of(network), torch.rand(5, 24))
+    columns = dict(zip(statistics.layers, statistics.columns["dormant"], strict=True))
+    assert columns["trunk.1"] == pytest.approx(0.5)

@@ -349,6 +349,45 @@ def test_what_cannot_be_learned_is_an_error(module, message):
         Learner({"net": module}, OptimConfig())
 
 
+def test_a_loss_that_does_not_depend_on_the_learner_is_an_error():
+    module, learner = new()
+
+    def loss(x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return {"value": module(x).detach().mean()}, {}
+
+    with pytest.raises(ValueError, match="no loss term of value depends"):
+        learner.minimize(loss, data()[0][0])
+
+
+def test_only_the_learners_own_parameters_get_a_gradient():
+    module, learner = new()
+    other, frozen = new(1)
+
+    def loss(x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return {"through": other[3](torch.cat([module(x)] * 4, -1)).mean()}, {}
+
+    learner.minimize(loss, data()[0][0])
+    assert learner.flat.gradient.any()
+    assert not frozen.flat.gradient.any()
+
+
+def test_gradients_cut_off_the_flat_vector_are_an_error_not_a_standstill():
+    module, learner = new()
+    module.zero_grad()
+    with pytest.raises(ValueError, match="zero_grad"):
+        learner.minimize(fit(module), *data()[0])
+
+
+def test_a_learner_cannot_be_deep_copied():
+    with pytest.raises(TypeError, match="state_dict"):
+        copy.deepcopy(new()[1])
+
+
+def test_a_norm_over_several_axes_does_not_decay():
+    module = nn.Sequential(nn.LayerNorm((4, 4)), nn.Flatten(), nn.Linear(16, 2))
+    assert Learner({"net": module}, OptimConfig()).flat.decaying == 32
+
+
 class Tied(nn.Module):
     """W Wx + b, with b frozen if asked."""
 
@@ -484,6 +523,8 @@ def test_a_schedule_over_an_unknown_training_is_an_error():
         ({"stats_every": -1}, "stats_every is -1"),
         ({"momentum": 0.9}, "momentum has no effect with adam"),
         ({"final_lr": 0.1}, "need a schedule"),
+        ({"schedule": "cyclical", "final_lr": 0.1}, r"final_lr is 0\.1: use at most optim\.lr"),
+        ({"eps": 0.0}, r"eps is 0\.0: use 1e-30 or more"),
     ],
 )
 def test_a_bad_option_says_what_would_be_right(option, message):

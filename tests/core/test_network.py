@@ -161,7 +161,8 @@ def test_dropout_differs_between_separate_trunks():
     network = build(dropout=0.5, shared_trunk=False, hidden_sizes=(8,))
     noise = network.sample_noise((7,), generator())
     assert noise is not None
-    assert not torch.equal(*noise[0])
+    assert noise[0].shape == (7, 2, 8)
+    assert not torch.equal(noise[0][:, 0], noise[0][:, 1])
 
 
 # How weights begin ------------------------------------------------------------------------------
@@ -224,6 +225,14 @@ def own(features: Any = 6) -> nn.Module:
     if features is not None:
         trunk.out_features = features
     return trunk
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(8)])
+def test_a_trunk_of_ones_own_may_not_change_or_draw_while_acting(layer):
+    trunk: Any = nn.Sequential(nn.Linear(3, 8), layer)
+    trunk.out_features = 8
+    with pytest.raises(ValueError, match=f"cannot hold 1 {type(layer).__name__}"):
+        build(trunk=trunk)
 
 
 def test_a_trunk_of_ones_own_stands_in_for_the_built_one():

@@ -108,6 +108,12 @@ def test_outliers_are_clipped():
     np.testing.assert_array_equal(normalizer(np.array([[1e6], [-1e6]])), [[2.0], [-2.0]])
 
 
+def test_no_clipping_hides_what_is_not_finite():
+    normalizer = ObservationNormalizer(np.array([True, True]))
+    normalizer.update(np.random.default_rng(0).standard_normal((100, 2)))
+    np.testing.assert_array_equal(np.isnan(normalizer(np.array([[np.inf, 0.0]]))), [[True, False]])
+
+
 # Rewards ----------------------------------------------------------------------------------------
 
 FLAGS = hnp.arrays(np.bool_, (12, 3))
@@ -134,8 +140,8 @@ def test_the_scale_is_that_of_the_discounted_returns_of_each_environment(
                 total = gamma * total + float(r)
                 seen.append(total)
                 total = 0.0 if d else total
-    if seen:
-        expected = 1.0 / np.sqrt(np.var(seen) + EPSILON)
+    if seen and np.var(seen) > EPSILON:
+        expected = 1.0 / np.sqrt(np.var(seen))
         assert scaler.scale == pytest.approx(expected, rel=1e-5)
     else:
         assert scaler.scale == 1.0
@@ -151,3 +157,20 @@ def test_a_reward_that_is_not_finite_is_refused_unless_its_row_is_invalid():
         np.testing.assert_array_equal(value, spared.state_dict()[name])
     assert scaler.observe(np.array([np.nan, 1.0]), done & False, np.array([False, True]))
     assert np.isfinite(scaler.returns).all()
+
+
+def test_rewards_stay_as_they_are_while_the_returns_do_not_vary():
+    scaler = RewardScaler(0.9)
+    for _ in range(50):
+        scaler.observe(np.ones(3), np.ones(3, bool), np.ones(3, bool))
+    assert scaler.scale == 1.0
+
+
+def test_an_episode_that_ended_or_was_cut_leaves_nothing_to_the_next():
+    scaler = RewardScaler(0.9)
+    nothing, everywhere = np.zeros(2, bool), np.ones(2, bool)
+    scaler.observe(np.array([5.0, 5.0]), nothing, everywhere)
+    scaler.observe(np.array([np.nan, 5.0]), np.array([False, True]), everywhere)  # refused
+    np.testing.assert_array_equal(scaler.returns, [5.0, 0.0])
+    scaler.cut(np.array([True, False]))
+    np.testing.assert_array_equal(scaler.returns, [0.0, 0.0])

@@ -243,8 +243,7 @@ def test_a_saved_state_goes_on_bit_for_bit(form: str) -> None:
             play(other, 5, 2)
             with warnings.catch_warnings():
                 warnings.simplefilter("error", RestoreWarning)
-                obs = other.load_state_dict(state)
-            assert obs is other.obs
+                assert other.load_state_dict(state).all()
             assert other.episodes == []
             assert equal(play(other, 40, 1), expected)
             assert equal(other.obs, last)
@@ -281,7 +280,9 @@ def test_where_the_state_cannot_be_restored_new_episodes_begin_with_a_warning(wr
         play(tasks, 7, 0)
         state, expected = tasks.state_dict(), tasks.obs
         with pytest.warns(RestoreWarning, match="1 of 2 environments"):
-            obs = tasks.load_state_dict(state)
+            restored = tasks.load_state_dict(state)
+        obs = tasks.obs
+        assert restored.tolist() == [False, True]
         assert obs[0].tolist() == [0, Forgetful.episodes % 50]  # a first observation
         assert obs[1].tolist() == expected[1].tolist()
         # The new episode is counted from its beginning, the other one goes on.
@@ -299,9 +300,9 @@ def test_an_episode_longer_than_the_tape_is_begun_anew(monkeypatch: pytest.Monke
             state, expected = tasks.state_dict(), tasks.obs
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", RestoreWarning)
-                obs = tasks.load_state_dict(state)
+                tasks.load_state_dict(state)
             assert [w.category for w in caught] == ([] if restored else [RestoreWarning])
-            assert equal(obs, expected) is restored
+            assert equal(tasks.obs, expected) is restored
 
 
 def test_a_vector_environment_of_unknown_insides_begins_anew() -> None:
@@ -310,9 +311,48 @@ def test_a_vector_environment_of_unknown_insides_begins_anew() -> None:
         tasks.reset(2)
         play(tasks, 7, 0)
         with pytest.warns(RestoreWarning, match="2 of 2 environments"):
-            obs = tasks.load_state_dict(tasks.state_dict())
-        assert (obs[:, 0] == 0).all()
+            assert not tasks.load_state_dict(tasks.state_dict()).any()
+        assert (tasks.obs[:, 0] == 0).all()
         assert tasks.step(act(tasks))[0].valid.all()
+
+
+class InPlace(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """Writes every observation into one array and does not say so; a reset pays a reward."""
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    num_envs = 2
+    single_observation_space = spaces.Box(0, 9, (1,))
+    observation_space = spaces.Box(0, 9, (2, 1))
+    single_action_space = spaces.Discrete(2)
+    action_space = spaces.MultiDiscrete([2, 2])
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self.seen, self.over = np.zeros((2, 1), np.float32), False
+        return self.seen, {}
+
+    def step(self, action: Any) -> Any:
+        resets, never = self.over, np.zeros(2, bool)
+        self.seen[:] = 0 if resets else self.seen + 1
+        self.over = bool(self.seen[0, 0] == 2)
+        return self.seen, np.full(2, 7.0 if resets else 1.0), never | self.over, never, {}
+
+
+def test_nothing_given_out_changes_when_a_foreign_environment_reuses_its_array() -> None:
+    with VectorEnv(InPlace()) as tasks:
+        tasks.reset(0)
+        steps = [tasks.step(np.zeros(2, int))[0] for _ in range(6)]
+        assert [float(step.obs[0, 0]) for step in steps] == [0, 1, 2, 0, 1, 2]
+        assert [float(step.next_obs[0, 0]) for step in steps] == [1, 2, 0, 1, 2, 0]
+
+
+def test_what_a_step_pays_that_is_no_transition_is_not_in_the_return() -> None:
+    with VectorEnv(InPlace()) as tasks:
+        tasks.reset(0)
+        returns = []
+        for _ in range(8):
+            tasks.step(np.zeros(2, int))
+            returns += [episode.return_ for episode in tasks.episodes]
+        assert returns == [2.0] * 6
 
 
 # What is refused --------------------------------------------------------------------------------

@@ -94,23 +94,46 @@ def test_with_the_next_action_it_waits_one_step_and_begins_the_next_batch_with_i
 
 @given(stream=streams(), episodes=st.integers(1, 6))
 @many
-def test_of_each_environment_it_yields_the_first_episodes_equally_many(stream, episodes):
-    found = dict(feed(Rollout(episodes=episodes), stream))
+def test_of_each_environment_it_yields_as_many_whole_episodes_of_one_policy(stream, episodes):
     each = -(-episodes // len(stream[0].reward))
-    start = 0
+    stale, start = np.zeros(len(stream[0].reward), bool), 0
+    found = dict(feed(Rollout(episodes=episodes), stream))
     for t in range(1, len(stream) + 1):
         rows = stream[start:t]
-        enough = np.sum([row.done for row in rows], axis=0).min() >= each
-        assert (t in found) == enough
-        if not enough:
+        whole: list[range] = []
+        for i, late in enumerate(stale):  # the rest of an episode that began before does not count
+            ends = [k for k, row in enumerate(rows) if row.done[i]]
+            begin = 0 if not late else ends[0] + 1 if ends else t
+            ends = [k for k in ends if k >= begin]
+            whole.append(range(begin, ends[each - 1] + 1) if len(ends) >= each else range(0))
+        assert (t in found) == all(whole)
+        if t not in found:
             continue
         same(found[t], rows, tuple(name for name in FIELDS if name != "valid"))
-        for i in range(len(rows[0].reward)):
-            ended = 0
-            for k, row in enumerate(rows):
-                assert bool(found[t].valid[k, i]) == (row.valid[i] and ended < each)
-                ended += int(row.done[i])
-        start = t
+        for i, span in enumerate(whole):
+            expected = [bool(row.valid[i]) and k in span for k, row in enumerate(rows)]
+            assert found[t].valid[:, i].tolist() == expected
+        start, stale = t, stream[t - 1].valid & ~stream[t - 1].done
+
+
+@given(stream=streams(), where=st.lists(st.booleans(), min_size=4, max_size=4))
+@many
+def test_a_cut_truncates_the_last_row_and_nothing_else(stream, where):
+    mask = np.array(where[: len(stream[0].reward)])
+    memory, kept = Rollout(transitions=10**6), Rollout(transitions=10**6)
+    for step in stream:
+        memory.add(step)
+        kept.add(step)
+    memory.cut(mask)
+    for row, was in zip(memory.rows[:-1], kept.rows[:-1], strict=True):
+        assert row is was
+    last, was = memory.rows[-1], kept.rows[-1]
+    np.testing.assert_array_equal(last.done & last.valid, (was.done | mask) & was.valid)
+    np.testing.assert_array_equal(last.terminated, was.terminated)
+    assert memory.held == kept.held
+    assert (memory.ended - kept.ended).tolist() == (mask & was.valid & ~was.done).tolist()
+    memory.cut(np.ones(7, bool))  # another number of environments
+    assert memory.rows == []
 
 
 @given(
@@ -157,6 +180,7 @@ def test_a_batch_is_a_copy_of_what_was_added(stream):
         ({"transitions": 3, "episodes": 1}, "give one"),
         ({"transitions": 0}, "a rollout of 0 holds nothing"),
         ({"episodes": -1}, "a rollout of -1 holds nothing"),
+        ({"episodes": 2, "next_action": True}, "next_action is for"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

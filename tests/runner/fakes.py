@@ -82,7 +82,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def training_state(folder: Path) -> dict[str, Any]:
     """The state in a run's last checkpoint as comparable values, wall-clock aside."""
-    last = folder / "checkpoints" / (folder / "checkpoints" / "LATEST").read_text().strip()
+    last = folder / "checkpoints" / (folder / "checkpoints" / "LATEST").read_text().split()[0]
     arrays, header = read_arrays(last / "training.safetensors")
     comparable: Any = {k: (v.dtype.str, v.shape, v.tobytes()) for k, v in arrays.items()}
     state = join_state(comparable, header)
@@ -95,7 +95,7 @@ def training_state(folder: Path) -> dict[str, Any]:
     return {
         "state": state,
         "weights": weights,
-        "best": manifest["best"],
+        "best": {key: manifest["best"][key] for key in ("name", "mean_return")},
         "finished": manifest["finished"],
         "rows": replay_rows(folder, manifest),
     }

@@ -1,5 +1,6 @@
 """A run that was killed goes on as if it never was, and damaged checkpoints are refused."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -162,7 +163,7 @@ def piece_of(folder, name):
     checkpoint = folder / "checkpoints"
     if name == "replay":
         return min((checkpoint / "replay").iterdir())
-    return checkpoint / (checkpoint / "LATEST").read_text().strip() / name
+    return checkpoint / (checkpoint / "LATEST").read_text().split()[0] / name
 
 
 @pytest.mark.parametrize("name", PIECES)
@@ -184,9 +185,20 @@ def test_a_damaged_piece_is_refused(interrupted, name, damage):
     assert logs == {p.name: p.read_bytes() for p in interrupted.glob("*.csv")}
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"200", b"200 0 0", b"../.. 0"])
+def test_a_damaged_name_of_the_last_checkpoint_is_refused(interrupted, content):
+    (interrupted / "checkpoints" / "LATEST").write_bytes(content)
+    for use in (lambda: play(interrupted, TinyReplay), lambda: agent_file(interrupted)):
+        with pytest.raises(CheckpointError, match=r"LATEST is damaged|manifest.json"):
+            use()
+
+
 def test_a_newer_format_is_refused(interrupted):
     path = piece_of(interrupted, "manifest.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": files.FORMAT + 1}))
+    text = json.dumps(json.loads(path.read_text()) | {"format": files.FORMAT + 1})
+    path.write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (path.parents[1] / "LATEST").write_text(f"{path.parent.name} {digest}\n")
     with pytest.raises(CheckpointError, match="upgrade"):
         play(interrupted, TinyReplay)
 

@@ -181,3 +181,18 @@ def test_the_run_ends_at_the_target_return():
         assert evaluate.final is not None
         assert evaluate.final.mean == 5.0
     assert run.stopped == ""
+
+
+def test_training_again_truncates_what_the_first_training_left_unfinished():
+    """Else a trace would run from one episode into another."""
+    agent, tasks = start(num_envs=4)
+    train(agent, tasks, 40)  # 16 transitions a rollout: 8 wait
+    waiting = agent.memory.rows
+    assert len(waiting) == 2
+    Run(agent, tasks, 80)
+    train(agent, tasks, 44)
+    assert agent.memory.rows[1].done.all()
+    assert [row.done.any() for row in agent.memory.rows] == [False, True, False]
+    with envs.make("CartPole-v1", num_envs=3) as fewer:
+        train(agent, fewer, 50)
+    assert all(len(row.reward) == 3 for row in agent.memory.rows)
