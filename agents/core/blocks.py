@@ -29,7 +29,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Dense(nn.Module):
     """y = W x + b, for one member `(..., in) -> (..., out)` or a stack `(E, B, in) -> (E, B, out)`.
 
-    `names` are what the gradient statistics call the members: one name, or one for each of E.
+    `names` are what the gradient statistics call the members: one name, or one for each of E. The
+    weight is `(out, in)`; a stack's lies as its batched product reads it, `(E, in, out)`.
     """
 
     def __init__(
@@ -43,17 +44,21 @@ class Dense(nn.Module):
     ) -> None:
         super().__init__()
         self.layer_names = names
-        stack = (len(names),) if len(names) > 1 else ()
-        self.weight = nn.Parameter(torch.empty(*stack, outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(*stack, *((1,) if stack else ()), outputs))
-        initialize(self.weight, init, gain, generator)
+        self.members = len(names)
+        if self.members == 1:
+            self.weight = nn.Parameter(torch.empty(outputs, inputs))
+            self.bias = nn.Parameter(torch.zeros(outputs))
+            initialize(self.weight, init, gain, generator)
+        else:
+            self.weight = nn.Parameter(torch.empty(self.members, inputs, outputs))
+            self.bias = nn.Parameter(torch.zeros(self.members, 1, outputs))
+            initialize(self.weight.mT, init, gain, generator)
 
     def affine(self, x: Tensor) -> Tensor:
         """W x + b."""
-        weight = self.weight
-        if weight.ndim == 2:
-            return F.linear(x, weight, self.bias)
-        return torch.baddbmm(self.bias, x, weight.mT)
+        if self.members == 1:
+            return F.linear(x, self.weight, self.bias)
+        return torch.baddbmm(self.bias, x, self.weight)
 
     forward = affine
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.nn import functional as F
 
 from agents.core.network import Head
 
@@ -31,9 +30,8 @@ class Categorical:
 
     def log_prob(self, logits: Tensor, action: Tensor) -> Tensor:
         """log p(action), `(...,)`, for integer actions `(...,)`."""
-        # cross_entropy wants the classes second, or first where there is no batch
-        classes_second = logits.movedim(-1, min(1, logits.ndim - 1))
-        return -F.cross_entropy(classes_second, action, reduction="none")
+        log_prob = torch.log_softmax(logits, -1)
+        return log_prob.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, logits: Tensor) -> Tensor:
         """-Σ p log p in nats, `(...,)`; at most log n."""

@@ -34,6 +34,7 @@ class Observations:
         self.dtype: Any = np.uint8 if all(_is_image(part) for part in self.parts) else np.float32
         """A purely uint8 observation stays uint8: it takes a quarter of the memory."""
         self._runs = _runs(columns)
+        self._flat = isinstance(space, spaces.Box) and len(space.shape) == 1
 
     def flatten(self, obs: Any) -> np.ndarray:
         """One observation, or a batch of them with any leading axes, as `(..., size)`.
@@ -41,6 +42,8 @@ class Observations:
         Raises ValueError when the observation does not have the space's shape.
         """
         if isinstance(self.space, spaces.Box):
+            if self._flat and type(obs) is np.ndarray and obs.shape[-1:] == self.space.shape:
+                return np.ascontiguousarray(obs, self.dtype)  # what every step of a run takes
             return self._flatten_part(self.space, obs)
         values = _values(self.space, obs)
         flat = [self._flatten_part(part, v) for part, v in zip(self.parts, values, strict=True)]
@@ -69,7 +72,7 @@ class Observations:
     def expand(self, flat: Tensor) -> Tensor:
         """Stored observations `(..., size)` as float32 features `(..., features)`."""
         if len(self._runs) == 1 and not self._runs[0][2]:
-            return flat.to(torch.float32)
+            return flat if flat.dtype is torch.float32 else flat.to(torch.float32)
         pieces = []
         for start, stop, categories in self._runs:
             column = flat[..., start:stop]

@@ -59,7 +59,7 @@ def dormant(network: Any) -> dict[str, float]:
         for depth, layer in enumerate(network.trunk):
             stacked = len(members) > 1
             weight, bias = (p[i] if stacked else p for p in (layer.weight, layer.bias))
-            h = F.linear(x, weight, bias.reshape(-1))
+            h = x @ (weight if stacked else weight.T) + bias.reshape(-1)
             if config.norm == "layer":
                 h = F.layer_norm(h, h.shape[-1:])
             h = h.relu()
@@ -89,7 +89,8 @@ def learn(learner: Learner, loss: Any, *inputs: Any) -> tuple[Step, Statistics]:
 def test_each_column_is_that_of_a_plain_computation(options, limit):
     network = build(**options)
     with torch.no_grad():  # some units fall asleep, without a gradient
-        network.trunk[0].weight[..., :2, :] = 0.0  # type: ignore[index]
+        first: Any = network.trunk[0]
+        (first.weight.mT if network.shared else first.weight)[..., :2] = 0.0
         network.trunk[0].bias[..., :2] = -1.0  # type: ignore[index]
     learner = Learner(
         {"net": network}, OptimConfig("sgd", lr=0.1, stats_every=1, max_grad_norm=limit)

@@ -94,7 +94,7 @@ def by_hand(network: Any, obs: Tensor, member: int | None = None) -> Tensor:
             p if p is None or member is None else p[member]
             for p in (layer.weight, layer.bias, layer.norm_scale, layer.norm_bias)
         )
-        h = x @ weight.T + bias
+        h = x @ (weight.T if member is None else weight) + bias
         if config.norm == "layer":
             h = (h - h.mean(-1, keepdim=True)) / (h.var(-1, False, keepdim=True) + 1e-5).sqrt()
             h = h * scale + shift
