@@ -89,7 +89,7 @@ def learn(learner: Learner, loss: Any, *inputs: Any) -> tuple[Step, Statistics]:
 def test_each_column_is_that_of_a_plain_computation(options, limit):
     network = build(**options)
     with torch.no_grad():  # some units fall asleep, without a gradient
-        first: Any = network.trunk[0]
+        first: Any = network.trunk[0]  # type: ignore[index]
         (first.weight.mT if network.shared else first.weight)[..., :2] = 0.0
         network.trunk[0].bias[..., :2] = -1.0  # type: ignore[index]
     learner = Learner(
