@@ -171,9 +171,8 @@ class Replay:
     def nbytes(self) -> int:
         """Bytes of all that is stored now, with the room for what is still to come."""
         arrays = [*self._columns.values(), *self._aside.values(), self._pool.rows]
-        if self._tree is not None:
-            arrays.append(self._tree.nodes)
-        return sum(array.nbytes for array in arrays)
+        tree = 0 if self._tree is None else self._tree.nbytes
+        return tree + sum(array.nbytes for array in arrays)
 
     @property
     def oldest(self) -> int:
@@ -425,11 +424,11 @@ class Replay:
         assert self._tree is not None
         share = (np.arange(self.batch_size) + self.rng.random(self.batch_size)) / self.batch_size
         try:
-            place = self._tree.stratified(share)
+            place = self._tree.find(share)
         except ValueError:
             raise self._too_small() from None
         index = self.added - 1 - (self.added - 1 - place) % self.capacity
-        weight = self._tree.leaves.take(place)
+        weight = self._tree.weights.take(place)
         weight = (weight / weight.min()) ** -self.beta  # N and the sum cancel out
         extras = {
             "index": torch.from_numpy(index),  # on the host, where it is to come back
@@ -491,7 +490,7 @@ class Replay:
         }
         if self._tree is not None:
             place = np.arange(self.oldest, self.added) % self.capacity
-            state |= {"priorities": self._tree.leaves.take(place), "largest": self.largest}
+            state |= {"priorities": self._tree.weights.take(place), "largest": self.largest}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -268,7 +268,7 @@ def test_saved_in_segments_at_any_moment_it_goes_on_as_if_nothing_had_happened(
     assert tree == other
     assert {k: v.tobytes() for k, v in ours.items()} == {k: v.tobytes() for k, v in theirs.items()}
     if memory._tree is not None and twin._tree is not None:
-        assert memory._tree.nodes.tobytes() == twin._tree.nodes.tobytes()
+        assert memory._tree.weights.tobytes() == twin._tree.weights.tobytes()
 
 
 def same(one: Transition, *others: Transition) -> None:
@@ -375,10 +375,10 @@ def test_bytes_are_those_of_the_arrays_and_grow_with_the_ends():
     script = Script("frames", 2, np.random.default_rng(0), {"end": 0.5, "idle": 0, "nan": 0})
     memory, size = new(script, 1000, priority_exponent=0.5), FRAME
     row = size + 8 + 4 + 1 + 1 + 4 + 4 + 4
-    assert memory.nbytes == 1000 * row + 2 * 1024 * 8 + size
+    assert memory.nbytes == 1000 * row + 8 * 1000 + size
     for _ in range(100):
         memory.add(script.step())
-    assert memory.nbytes == 1000 * row + 2 * 1024 * 8 + len(memory._pool.rows) * size
+    assert memory.nbytes == 1000 * row + 8 * 1000 + len(memory._pool.rows) * size
 
 
 @pytest.mark.parametrize("capacity", [10**14, 10**18, 10**40])

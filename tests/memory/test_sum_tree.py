@@ -1,5 +1,6 @@
 """A sum tree against the plain list of its weights."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from agents.memory.sum_tree import WIDEST, SumTree
+from agents.memory.sum_tree import WIDEST, WIDTH, SumTree
 
 many = settings(max_examples=60, deadline=None)
-CAPACITIES = st.one_of(st.integers(1, 40), st.integers(WIDEST - 2, 5 * WIDEST))
+CAPACITIES = st.one_of(st.integers(1, 40), st.integers(WIDEST - 2, 20 * WIDEST))
+
+
+def bits(tree: SumTree) -> list[bytes]:
+    return [array.tobytes() for array in (*tree.levels, *tree.before)]
 
 
 @st.composite
@@ -42,14 +47,19 @@ def written(draw: Any) -> tuple[SumTree, np.ndarray]:
 @many
 def test_every_node_is_the_sum_of_its_children(given_):
     tree, weights = given_
-    np.testing.assert_array_equal(tree.leaves[: len(weights)], weights)
-    assert not tree.leaves[len(weights) :].any()
-    nodes = np.arange(tree.top, tree.size)
-    np.testing.assert_array_equal(
-        tree.nodes[nodes], tree.nodes[2 * nodes] + tree.nodes[2 * nodes + 1]
-    )
-    assert tree.top <= WIDEST
-    total = tree.nodes[tree.top : 2 * tree.top].sum()
+    np.testing.assert_array_equal(tree.weights[: len(weights)], weights)
+    assert not tree.weights[len(weights) :].any()
+    assert len(tree.levels[-1]) <= WIDEST
+    for children, sums in itertools.pairwise(tree.levels):
+        *_, eight = itertools.accumulate(children.reshape(-1, WIDTH).T)
+        np.testing.assert_array_equal(sums[: len(eight)], eight)
+        assert not sums[len(eight) :].any()
+    for children, before in zip(tree.levels, tree.before, strict=False):
+        first = np.zeros((len(children) // WIDTH, 1))
+        sums = np.cumsum(children.reshape(-1, WIDTH), axis=1)
+        left = np.concatenate([first, sums[:, :-1]], axis=1)
+        np.testing.assert_array_equal(before.reshape(-1, WIDTH), left)
+    total = tree.levels[-1].sum()
     assert total == pytest.approx(weights.sum(), rel=1e-12, abs=0)
 
 
@@ -59,10 +69,10 @@ def test_a_share_leads_to_the_weight_that_it_falls_into(given_, seed):
     tree, weights = given_
     if not weights.any():
         with pytest.raises(ValueError, match="every weight of the sum tree is 0"):
-            tree.stratified(np.array([0.5]))
+            tree.find(np.array([0.5]))
         return
     share = np.append(np.random.default_rng(seed).random(200), [0.0, np.nextafter(1.0, 0.0)])
-    found = tree.stratified(share)
+    found = tree.find(share)
     assert (weights[found] > 0).all()
     above = np.cumsum(weights)
     mass, near = share * above[-1], 1e-9 * above[-1]
@@ -77,7 +87,7 @@ def test_rebuilt_it_is_the_same_to_the_bit(given_):
     other = SumTree(len(weights))
     other.set(np.arange(len(weights)), 1.0)
     other.rebuild(weights)
-    assert other.nodes.tobytes() == tree.nodes.tobytes()
+    assert bits(other) == bits(tree)
 
 
 def test_it_finds_as_often_as_the_weights_say():
@@ -86,7 +96,7 @@ def test_it_finds_as_often_as_the_weights_say():
     weights[rng.random(3000) < 0.3] = 0.0
     tree = SumTree(3000)
     tree.set(np.arange(3000), weights)
-    count = np.bincount(tree.stratified(rng.random(300_000)), minlength=3000)
+    count = np.bincount(tree.find(rng.random(300_000)), minlength=3000)
     assert not count[weights == 0].any()
     often = weights > 0.05
     seen = np.append(count[often], count[~often].sum())
@@ -103,5 +113,5 @@ def test_a_rounding_never_leads_to_a_weight_of_zero():
         tree.rebuild(weights)
         edges = np.cumsum(weights) / weights.sum()
         share = np.concatenate([edges, np.nextafter(edges, 0), np.nextafter(edges, 1)])
-        found = tree.stratified(share[share < 1])
+        found = tree.find(share[share < 1])
         assert (weights[found] > 0).all()
