@@ -23,8 +23,8 @@ Column = tuple[tuple[int, ...], Any]
 """The shape and the type of one row."""
 
 ONCE_FROM = 1024
-"""Bytes from which on an observation is stored once. Looking for the successor's place takes longer
-than reading a small `next_obs` that lies ready, and costs nothing only where memory is scarce."""
+"""Bytes from which on an observation is stored once. For a small one, finding where the successor
+lies takes longer than reading a `next_obs` that lies ready, and there is little memory to save."""
 
 LEAST_ERROR = 1e-6
 """Added to an absolute TD error: a transition that was right once is still drawn some time."""
@@ -53,10 +53,10 @@ class Replay:
     7.1 GB, the frames themselves being 7.06 GB of that, and 8 kB more for each end of an episode.
 
     With `priority_exponent` α > 0 a transition is drawn with probability p^α / Σ p^α, where p is
-    the TD error last handed to `reprioritize`, and the highest p^α so far for a new one. A batch
-    has in its extras `index`, the transitions' numbers, and `weight`, (N P)^-β over its largest in
-    the batch: what each loss is to be multiplied by. β goes from `importance_exponent` linearly to
-    1 while `importance_steps` transitions are added.
+    the absolute TD error last handed to `reprioritize` plus `LEAST_ERROR`; a new one has the
+    highest p^α so far. A batch has in its extras `index`, the transitions' numbers (on the host),
+    and `weight`, (N P)^-β over its largest in the batch: what each loss is to be multiplied by. β
+    goes from `importance_exponent` linearly to 1 while `importance_steps` transitions are added.
 
     Raises ValueError for options that make no sense and where memory does not suffice.
     """

@@ -1,11 +1,15 @@
 """What a replay makes of interleaved episodes, against a plain list for each environment."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FrameStackObservation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +17,7 @@ from agents.core.files import join_state, split_state
 from agents.memory import Replay
 from agents.memory.replay import FIELDS
 from envs.transition import Transition
+from envs.vector import VectorEnv
 
 many = settings(max_examples=80, deadline=None)
 GAMMA = 0.9
@@ -385,3 +390,39 @@ def test_bytes_are_those_of_the_arrays_and_grow_with_the_ends():
 def test_more_than_there_is_memory_for_is_refused(capacity):
     with pytest.raises(ValueError, match=rf"buffer_size is {capacity}: it would take \d+,.* bytes"):
         Replay(capacity, 1, 1.0, 0, np.random.default_rng(0), obs_size=4)
+
+
+class Noise(gymnasium.Env[Any, Any]):
+    """Pictures of noise, in episodes of any length."""
+
+    observation_space = spaces.Box(0, 255, (3, 2), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        ends = self.np_random.random(2) < 0.1
+        return self.observation_space.sample(), 1.0, bool(ends[0]), bool(ends[1]), {}
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_stacks_as_gymnasium_makes_them_come_back_whole(mode):
+    """Whenever an environment is reset: in the step itself, in the next one, or when told to."""
+    makers = [lambda: FrameStackObservation(Noise(), 4)] * 3
+    with VectorEnv(SyncVectorEnv(makers, autoreset_mode=mode)) as tasks:
+        tasks.reset(0)
+        rng = np.random.default_rng(0)
+        memory = Replay(10_000, 8, 1.0, 0, rng, obs_size=24, obs_dtype=np.uint8, frames=4)
+        seen: list[tuple[np.ndarray, np.ndarray]] = []
+        for _ in range(200):
+            step, _ = tasks.step(np.zeros(3, np.int64))
+            flat = [np.reshape(x, (3, 24)) for x in (step.obs, step.next_obs)]
+            memory.add(replace(step, obs=flat[0], next_obs=flat[1]))
+            seen += list(zip(*(x[step.valid] for x in flat), strict=True))
+    batch = memory.sample(np.arange(memory.added))
+    assert memory.added == len(seen) >= 400
+    assert 50 < int(batch.done.sum()) < 200
+    for found, expected in zip((batch.obs, batch.next_obs), zip(*seen, strict=True), strict=True):
+        np.testing.assert_array_equal(found, np.stack(expected))
