@@ -321,7 +321,8 @@ def walks(draw: Any) -> Walk:
         np.where(goes_on, obs[1:], rng.integers(states, size=steps - 1)), rng.integers(states)
     )
     arrays = (obs, action, rng.standard_normal(steps), next_obs, terminated, truncated)
-    batch = Transition(*map(torch.from_numpy, arrays), valid=torch.ones(steps, dtype=torch.bool))
+    tensors: Any = (*map(torch.from_numpy, arrays), torch.ones(steps, dtype=torch.bool))
+    batch = Transition(*tensors)
     following = rng.integers(actions, size=steps)  # where an end or the data's end comes: drawn
     following[:-1] = np.where(goes_on, action[1:], following[:-1])
     return Walk(

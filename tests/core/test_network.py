@@ -248,7 +248,7 @@ def test_a_trunk_of_ones_own_stands_in_for_the_built_one():
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
 def test_without_hidden_layers_heads_are_linear_in_the_features(lead):
     space = spaces.Dict(at=spaces.Discrete(3), speed=spaces.Box(-1, 1, (2,)))
-    network = Network(space, HEADS, NetworkConfig(()))
+    network: Any = Network(space, HEADS, NetworkConfig(()))
     obs = torch.cat([torch.randint(3, (*lead, 1)), torch.randn(*lead, 2)], -1)
     features = torch.cat([torch.eye(3)[obs[..., 0].long()], obs[..., 1:]], -1)
     out = network(obs)
