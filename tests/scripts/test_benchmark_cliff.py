@@ -11,7 +11,7 @@ LAST = re.compile(r"sarsa=(\S+) q_learning=(\S+)")
 
 
 def test_sarsa_gets_more_while_it_learns(capsys):
-    assert main(["--seeds", "1", "--episodes", "80"]) == 0
+    assert main(["--seeds", "1", "--episodes", "40"]) == 0
     out = capsys.readouterr().out.splitlines()
     last = LAST.fullmatch(out[-1])
     assert last is not None
