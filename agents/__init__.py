@@ -17,10 +17,12 @@ from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.policy_gradient.reinforce import REINFORCE, REINFORCEConfig
 from agents.q_learning.dqn import DQN, DQNConfig
+from agents.q_learning.pqn import PQN, PQNConfig
 from agents.runner.evaluate import Evaluation, evaluate
 from agents.runner.presets import preset_for
 from agents.runner.registry import AGENTS, load
 from agents.runner.train import Callback, Run, train
+from agents.sarsa.expected_sarsa import ExpectedSARSA, ExpectedSARSAConfig
 from agents.sarsa.sarsa import SARSA, SARSAConfig
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "AGENTS",
     "DQN",
     "PPO",
+    "PQN",
     "REINFORCE",
     "SARSA",
     "A2CConfig",
@@ -38,9 +41,12 @@ __all__ = [
     "CheckpointError",
     "DQNConfig",
     "Evaluation",
+    "ExpectedSARSA",
+    "ExpectedSARSAConfig",
     "NetworkConfig",
     "OptimConfig",
     "PPOConfig",
+    "PQNConfig",
     "REINFORCEConfig",
     "Run",
     "SARSAConfig",

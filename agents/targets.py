@@ -20,8 +20,11 @@ def lambda_returns(
     """G_t = r_t + γ_t [(1-λ) v(s_{t+1}) + λ G_{t+1}], `(T, ...)` (Sutton & Barto 2018, eq. 12.18).
 
     λ = 0 gives one-step targets, λ = 1 discounted returns bootstrapped where the data ends. At a
-    `done` row and at the last one G is r + γ v(s'). What `next_value` is makes the algorithm: the
-    state value, Q of the action taken next (SARSA(λ)), the expectation over the policy, a maximum.
+    `done` row and at the last one G is r + γ v(s').
+
+    What `next_value` is makes the algorithm, here as in `n_step_returns`: the state value (TD(λ)),
+    Q of the action taken next (SARSA(λ)), Q's expectation over the policy (expected SARSA(λ)), its
+    maximum (Q(λ): Peng's with `done` as it is, Watkins's with `watkins_cut`).
     """
     _same_shape(reward=reward, discount=discount, next_value=next_value, done=done)
     carried = discount * lambda_ * ~done
@@ -76,6 +79,27 @@ def n_step_returns(
     return returns
 
 
+def action_value(q: Tensor, action: Tensor) -> Tensor:
+    """Q(s, a), `(...,)`, from Q `(..., A)` and actions `(...,)`."""
+    return q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def expected_value(q: Tensor, probability: Tensor) -> Tensor:
+    """Σ_a π(a|s) Q(s, a), `(...,)`, from Q and π `(..., A)`."""
+    _same_shape(q=q, probability=probability)
+    return (probability * q).sum(-1)
+
+
+def watkins_cut(done: Tensor, next_q: Tensor, next_action: Tensor) -> Tensor:
+    """Where Watkins's Q(λ) cuts a trace, `(T, ...)`, from Q(s', ·) `(T, ..., A)` and a' `(T, ...)`.
+
+    At every end, and where the action a' taken next is not a greedy one: what it leads to says
+    nothing of the greedy policy. To be given to `lambda_returns` for `done` (Watkins 1989; Sutton &
+    Barto 2018, section 12.10). Peng's Q(λ) goes on through such actions (Peng & Williams 1996).
+    """
+    return done | (action_value(next_q, next_action) < next_q.amax(-1))
+
+
 def q_learning(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
     """r + γ max_a Q(s', a), `(...,)`, from Q `(..., A)` (Watkins 1989)."""
     return _one_step(reward, discount, next_q.amax(-1))
@@ -89,21 +113,19 @@ def double_q_learning(
     `selector_q` (the online network's) chooses the action, `next_q` (the target's) values it.
     """
     _same_shape(next_q=next_q, selector_q=selector_q)
-    action = selector_q.argmax(-1, keepdim=True)
-    return _one_step(reward, discount, next_q.gather(-1, action).squeeze(-1))
+    return _one_step(reward, discount, action_value(next_q, selector_q.argmax(-1)))
 
 
 def sarsa(reward: Tensor, discount: Tensor, next_q: Tensor, next_action: Tensor) -> Tensor:
     """r + γ Q(s', a') with the action a' really taken next, `(...,)` (Rummery & Niranjan 1994)."""
-    return _one_step(reward, discount, next_q.gather(-1, next_action.unsqueeze(-1)).squeeze(-1))
+    return _one_step(reward, discount, action_value(next_q, next_action))
 
 
 def expected_sarsa(
     reward: Tensor, discount: Tensor, next_q: Tensor, next_probability: Tensor
 ) -> Tensor:
     """r + γ Σ_a π(a|s') Q(s', a), `(...,)` (van Seijen et al. 2009)."""
-    _same_shape(next_q=next_q, next_probability=next_probability)
-    return _one_step(reward, discount, (next_probability * next_q).sum(-1))
+    return _one_step(reward, discount, expected_value(next_q, next_probability))
 
 
 def _one_step(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:

@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from agents.exploration import boltzmann, epsilon_greedy
+from agents.exploration import (
+    boltzmann,
+    boltzmann_probabilities,
+    epsilon_greedy,
+    epsilon_greedy_probabilities,
+)
 
 COUNT = 20_000
 Q = np.array([0.5, 2.0, -1.0, 1.0], np.float32)
@@ -45,3 +51,41 @@ def test_environments_draw_for_themselves_and_the_generator_decides(explore):
     pairs = np.zeros((4, 4))
     np.add.at(pairs, (drawn[::2], drawn[1::2]), 1)  # neighbours, as a contingency table
     assert stats.chi2_contingency(pairs).pvalue > 0.01
+
+
+TIED = np.array([[2.0, 2.0, -1.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, 3.0, 3.0, 1.0]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("draw", "policy", "setting"),
+    [
+        (epsilon_greedy, epsilon_greedy_probabilities, 0.3),
+        (epsilon_greedy, epsilon_greedy_probabilities, 1.0),
+        (boltzmann, boltzmann_probabilities, 0.7),
+    ],
+)
+@pytest.mark.parametrize("q", [Q, *TIED], ids=str)
+def test_a_policy_is_what_its_explorer_draws_from(draw, policy, setting, q):
+    """Of equal values too: the expectation over a policy is over the actions that it takes."""
+    drawn = draw(np.tile(q, (COUNT, 1)), setting, np.random.default_rng(0))
+    probability = policy(torch.from_numpy(q), setting)
+    assert float(probability.sum()) == pytest.approx(1, abs=1e-6)
+    assert frequencies_fit(drawn, probability.double().numpy())
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (5, 2)])
+def test_policies_of_batches_are_those_of_their_rows(lead):
+    q = torch.from_numpy(np.random.default_rng(1).standard_normal((*lead, 4)).round())  # ties
+    for policy in (epsilon_greedy_probabilities, boltzmann_probabilities):
+        rows = [policy(row, 0.4) for row in q.reshape(-1, 4)]
+        torch.testing.assert_close(policy(q, 0.4), torch.stack(rows).reshape(q.shape))
+
+
+def test_without_exploration_a_policy_is_the_best_action():
+    greedy = epsilon_greedy_probabilities(torch.from_numpy(TIED), 0.0)
+    drawn = epsilon_greedy(TIED, 0.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(greedy, np.eye(4)[drawn])
+    cold = boltzmann_probabilities(torch.from_numpy(Q), 1e-3)
+    np.testing.assert_array_equal(cold, np.eye(4)[Q.argmax()])
+    hot = boltzmann_probabilities(torch.from_numpy(Q), 1e6)
+    np.testing.assert_allclose(hot, np.full(4, 0.25), atol=1e-6)

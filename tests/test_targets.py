@@ -271,6 +271,154 @@ def test_sarsa_lambda_over_one_step_is_sarsa(data: Data, lambda_: float):
         torch.testing.assert_close(result, target)
 
 
+# Over several steps of Q -------------------------------------------------------------------------
+
+
+class Walk(NamedTuple):
+    """One stream of experience `(T,)` in a few states, under a table of Q `(S, A)`."""
+
+    batch: Transition
+    q: Tensor
+    next_action: Tensor
+    gamma: float
+    policy: Tensor
+    """π(a|s) of some policy, `(S, A)`."""
+
+    def next_values(self, kind: str) -> Tensor:
+        """What the target function is given, `(T,)`."""
+        next_q = self.q[self.batch.next_obs]
+        return {
+            "sarsa": targets.action_value(next_q, self.next_action),
+            "expected": targets.expected_value(next_q, self.policy[self.batch.next_obs]),
+            "peng": next_q.amax(-1),
+            "watkins": next_q.amax(-1),
+        }[kind]
+
+    def returns(self, kind: str, lambda_: float) -> Tensor:
+        batch, next_q = self.batch, self.q[self.batch.next_obs]
+        cut = batch.done
+        if kind == "watkins":
+            cut = targets.watkins_cut(batch.done, next_q, self.next_action)
+        discount = batch.discount(self.gamma).double()
+        return targets.lambda_returns(batch.reward, discount, self.next_values(kind), cut, lambda_)
+
+
+KINDS = ("sarsa", "expected", "peng", "watkins")
+
+
+@st.composite
+def walks(draw: Any) -> Walk:
+    steps, states, actions = draw(st.integers(1, 15)), draw(st.integers(1, 4)), 3
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    terminated = rng.random(steps) < draw(st.sampled_from([0.0, 0.2]))
+    truncated = (rng.random(steps) < draw(st.sampled_from([0.0, 0.2]))) & ~terminated
+    q = rng.standard_normal((states, actions))
+    if draw(st.booleans()):
+        q = q.round()  # some are equal: each of these is greedy
+    obs, action = rng.integers(states, size=steps), rng.integers(actions, size=steps)
+    goes_on = ~(terminated | truncated)[:-1]
+    next_obs = np.append(
+        np.where(goes_on, obs[1:], rng.integers(states, size=steps - 1)), rng.integers(states)
+    )
+    arrays = (obs, action, rng.standard_normal(steps), next_obs, terminated, truncated)
+    tensors: Any = (*map(torch.from_numpy, arrays), torch.ones(steps, dtype=torch.bool))
+    batch = Transition(*tensors)
+    following = rng.integers(actions, size=steps)  # where an end or the data's end comes: drawn
+    following[:-1] = np.where(goes_on, action[1:], following[:-1])
+    return Walk(
+        batch,
+        torch.from_numpy(q),
+        torch.from_numpy(following),
+        draw(st.sampled_from([0.5, 63 / 64, 1.0])),
+        torch.from_numpy(rng.dirichlet(np.ones(actions), states)),
+    )
+
+
+def backward_view(walk: Walk, kind: str, lambda_: float) -> Tensor:
+    """The change of the table by eligibility traces over the whole stream at rate 1, `(S, A)`.
+
+    Peng & Williams 1996: what is seen of the present pair is r + γ v(s') - Q(s, a), what is handed
+    back to the pairs before it r + γ v(s') - v(s). The traces are e ← γλ e, and 1 more for (s, a).
+    """
+    q, batch, change = walk.q, walk.batch, torch.zeros_like(walk.q)
+    trace, continues = torch.zeros_like(q), False
+
+    def value(state: int, action: int) -> float:
+        if kind == "sarsa":
+            return float(q[state, action])
+        if kind == "expected":
+            return float(q[state] @ walk.policy[state])
+        return float(q[state].max())
+
+    for t in range(len(batch.reward)):
+        s, a, s2 = (int(x[t]) for x in (batch.obs, batch.action, batch.next_obs))
+        if not continues:
+            trace = torch.zeros_like(q)
+        ahead = 0.0 if batch.terminated[t] else walk.gamma * value(s2, int(walk.next_action[t]))
+        target = float(batch.reward[t]) + ahead
+        trace = trace * walk.gamma * lambda_
+        change += trace * (target - value(s, a))
+        change[s, a] += target - float(q[s, a])
+        trace[s, a] += 1.0
+        continues = not (batch.terminated[t] or batch.truncated[t])
+        if kind == "watkins" and q[s2, walk.next_action[t]] != q[s2].max():
+            continues = False
+    return change
+
+
+@given(walk=walks(), lambda_=LAMBDAS)
+@many
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_returns_of_q_change_a_table_as_eligibility_traces_do(kind, walk, lambda_):
+    """The forward and the backward view agree over a stream (Sutton & Barto 2018, chapter 12)."""
+    batch = walk.batch
+    error = walk.returns(kind, lambda_) - walk.q[batch.obs, batch.action]
+    change = torch.zeros_like(walk.q).index_put((batch.obs, batch.action), error, accumulate=True)
+    torch.testing.assert_close(change, backward_view(walk, kind, lambda_), rtol=1e-9, atol=1e-9)
+
+
+@given(walk=walks(), lambda_=LAMBDAS)
+@many
+def test_reductions_of_the_returns_of_q(walk: Walk, lambda_: float):
+    batch, same = walk.batch, torch.testing.assert_close
+    next_q, discount = walk.q[batch.next_obs], batch.discount(walk.gamma).double()
+    lead = batch.reward, discount
+    one_step = {
+        "sarsa": targets.sarsa(*lead, next_q, walk.next_action),
+        "expected": targets.expected_sarsa(*lead, next_q, walk.policy[batch.next_obs]),
+        "peng": targets.q_learning(*lead, next_q),
+        "watkins": targets.q_learning(*lead, next_q),
+    }
+    for kind, target in one_step.items():
+        same(walk.returns(kind, 0.0), target)
+        rows = *lead, walk.next_values(kind), batch.done
+        same(targets.n_step_returns(*rows, 1), target)
+        full = targets.discounted_returns(*rows)
+        same(targets.n_step_returns(*rows, len(batch.reward)), full)
+        if kind != "watkins":
+            same(walk.returns(kind, 1.0), full)
+    # A greedy policy's expected SARSA(λ) is Q(λ), as is SARSA(λ) of greedy actions; nothing is cut.
+    best = walk.q.argmax(-1)
+    greedy = walk._replace(
+        policy=torch.nn.functional.one_hot(best, walk.q.shape[-1]).double(),
+        next_action=best[batch.next_obs],
+    )
+    peng = walk.returns("peng", lambda_)
+    for kind in KINDS:
+        same(greedy.returns(kind, lambda_), peng)
+    # A policy that has taken the actions for certain is valued by SARSA(λ).
+    taken = torch.nn.functional.one_hot(walk.next_action, walk.q.shape[-1]).double()
+    rows = *lead, targets.expected_value(next_q, taken), batch.done
+    same(targets.lambda_returns(*rows, lambda_), walk.returns("sarsa", lambda_))
+
+
+def test_watkins_cuts_where_the_next_action_is_worse_than_another():
+    next_q = torch.tensor([[1.0, 2.0, 2.0], [1.0, 2.0, 2.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    next_action, done = torch.tensor([2, 0, 0, 2]), torch.tensor([False, False, False, True])
+    cut = targets.watkins_cut(done, next_q, next_action)
+    assert cut.tolist() == [False, True, False, True]
+
+
 # What is refused --------------------------------------------------------------------------------
 
 B, B1, BA = torch.zeros(4), torch.zeros(4, 1), torch.zeros(4, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,7 @@ class NetworkConfig:
     """What a network is built of. The hidden layers give way to a trunk of the user's own."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units of each hidden layer of the trunk."""
+    """Units of each hidden layer of the trunk; none for heads that are linear in the features."""
     activation: Activation = "tanh"
     """Nonlinearity after each hidden layer."""
     norm: Literal["none", "layer"] = "none"
@@ -39,9 +40,9 @@ class NetworkConfig:
     """One trunk for all heads, or one of its own for each head."""
 
     def __post_init__(self) -> None:
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+        if min(self.hidden_sizes, default=1) < 1:
             raise ValueError(
-                f"network.hidden_sizes is {self.hidden_sizes}: give one or more sizes of at least 1"
+                f"network.hidden_sizes is {self.hidden_sizes}: give sizes of at least 1"
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
@@ -60,6 +61,13 @@ class NetworkConfig:
                 f"network.residual needs two or more hidden layers of one size, "
                 f"hidden_sizes is {self.hidden_sizes}"
             )
+        if not self.hidden_sizes:
+            for name, neutral in (("norm", "none"), ("dropout", 0.0), ("shared_trunk", True)):
+                if (value := getattr(self, name)) != neutral:
+                    raise ValueError(
+                        f"network.{name} is {value}, which has no effect without hidden layers: "
+                        f"use {neutral}, or give hidden_sizes"
+                    )
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,8 @@ class Network(nn.Module):
             features = _features_of(trunk, config)
             self.trunk = trunk
         else:
-            features = config.hidden_sizes[-1]
+            sizes = (self.observations.features, *config.hidden_sizes)
+            features = sizes[-1]
             members = ("trunk",) if self.shared else tuple(f"{name}.trunk" for name in specs)
             self.trunk = nn.ModuleList(
                 HiddenLayer(
@@ -123,13 +132,7 @@ class Network(nn.Module):
                     residual=config.residual and depth > 0,
                     dropout=config.dropout,
                 )
-                for depth, (inputs, outputs) in enumerate(
-                    zip(
-                        (self.observations.features, *config.hidden_sizes),
-                        config.hidden_sizes,
-                        strict=False,
-                    )
-                )
+                for depth, (inputs, outputs) in enumerate(pairwise(sizes))
             )
         # A tuple beside the registered list: looking a module up in its parent takes microseconds.
         self._layers = tuple(self.trunk) if isinstance(self.trunk, nn.ModuleList) else None

@@ -13,10 +13,14 @@ from agents.agent import Agent
 from agents.core.files import CheckpointError, read_arrays
 from agents.policy_gradient.reinforce import REINFORCE
 from agents.q_learning.dqn import DQN
+from agents.q_learning.pqn import PQN
 from agents.runner.checkpoint import agent_file
+from agents.sarsa.expected_sarsa import ExpectedSARSA
 from agents.sarsa.sarsa import SARSA
 
-AGENTS: dict[str, type[Agent]] = {cls.name: cls for cls in (REINFORCE, A2C, PPO, DQN, SARSA)}
+AGENTS: dict[str, type[Agent]] = {
+    cls.name: cls for cls in (REINFORCE, A2C, PPO, DQN, PQN, SARSA, ExpectedSARSA)
+}
 
 
 def load(

@@ -1,7 +1,14 @@
-"""Deep SARSA: on-policy TD control, from the action that is really taken next.
+"""Deep SARSA: on-policy TD control. One-step, n-step and SARSA(λ), each of them expected or not.
 
-Rummery & Niranjan 1994, "On-line Q-learning using connectionist systems"; with a network and
-parallel environments in place of a replay as in Mnih et al. 2016.
+Rummery & Niranjan 1994, "On-line Q-learning using connectionist systems"; van Seijen et al. 2009,
+"A theoretical and empirical analysis of expected Sarsa"; Sutton & Barto 2018, chapters 7 and 12.
+With a network and parallel environments in place of a replay as in Mnih et al. 2016.
+
+    SARSA                  the defaults
+    expected SARSA         expected=True
+    n-step SARSA           n_step=5
+    SARSA(λ)               td_lambda=0.9
+    expected SARSA(λ), …   expected=True with either
 """
 
 from __future__ import annotations
@@ -18,7 +25,12 @@ from agents.agent import Agent, AgentConfig, Metrics
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
-from agents.exploration import boltzmann, epsilon_greedy
+from agents.exploration import (
+    boltzmann,
+    boltzmann_probabilities,
+    epsilon_greedy,
+    epsilon_greedy_probabilities,
+)
 from agents.memory import Rollout
 from envs.transition import Transition
 
@@ -27,8 +39,14 @@ from envs.transition import Transition
 class SARSAConfig(AgentConfig):
     """What deep SARSA can be told, beside what every agent can."""
 
+    expected: bool = False
+    """Value a next state by the policy's expectation (expected SARSA), not by the next action."""
+    n_step: int = 1
+    """Rewards in a target, before the value of the state they lead to."""
+    td_lambda: float = 0.0
+    """λ of SARSA(λ): targets mix those of all n, nearer 1 the longer ones; 0 is one step."""
     rollout_size: int = 32
-    """Transitions in each update, over all environments."""
+    """Transitions in each update, over all environments. No target reaches beyond them."""
     epochs: int = 1
     """Updates on each rollout, before it is forgotten."""
     loss: Literal["huber", "squared"] = "huber"
@@ -54,15 +72,18 @@ class SARSAConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rollout_size", "epochs", "target_every"):
+        for name in ("n_step", "rollout_size", "epochs", "target_every"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
+        self.require("td_lambda", 0 <= self.td_lambda <= 1, "a number in [0, 1]")
+        if self.n_step > 1 and self.td_lambda > 0:
+            raise ValueError(
+                f"n_step is {self.n_step} and td_lambda {self.td_lambda}: a target has n steps or "
+                "a mixture of all, use n_step 1 or td_lambda 0"
+            )
         self.require("loss", self.loss in ("huber", "squared"), "huber or squared")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
-        self.require(
-            "exploration",
-            self.exploration in ("epsilon_greedy", "boltzmann"),
-            "epsilon_greedy or boltzmann",
-        )
+        known = self.exploration in ("epsilon_greedy", "boltzmann")
+        self.require("exploration", known, "epsilon_greedy or boltzmann")
         self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
         for name in ("epsilon_start", "epsilon_end"):
             self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
@@ -77,10 +98,11 @@ class SARSA(Agent):
     config: SARSAConfig
 
     def build(self) -> None:
+        c = self.config
         self.network = self.new_network({"q": self.discrete_actions()})
         self.learner = self.new_learner("sarsa", network=self.network)
         self.target = self.new_target(self.learner)
-        self.memory = Rollout(self.config.rollout_size, next_action=True, device=self.device)
+        self.memory = Rollout(c.rollout_size, next_action=not c.expected, device=self.device)
 
     @property
     def epsilon(self) -> float:
@@ -92,13 +114,19 @@ class SARSA(Agent):
         return self.draw(self.network(obs)["q"].cpu().numpy(), explore, rng)
 
     def draw(self, q: np.ndarray, explore: bool, rng: np.random.Generator) -> np.ndarray:
-        """Actions `(N,)` from values `(N, A)`: the policy that acts and that is valued."""
+        """Actions `(N,)` from values `(N, A)`, drawn from the policy where it explores."""
         if explore and self.config.exploration == "boltzmann":
             return boltzmann(q, self.config.temperature, rng)
         return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
 
+    def policy(self, q: Tensor) -> Tensor:
+        """π(a|s) `(..., A)` from values `(..., A)`: the policy that acts and that is valued."""
+        if self.config.exploration == "boltzmann":
+            return boltzmann_probabilities(q, self.config.temperature)
+        return epsilon_greedy_probabilities(q, self.epsilon)
+
     def update(self, batch: Transition) -> Metrics:
-        next_action = self.next_action(batch)
+        next_action = None if self.config.expected else self.next_action(batch)
         noise_shape = (int(batch.valid.sum()),)
         for _ in range(self.config.epochs):
             target = self.td_target(batch, next_action)
@@ -127,16 +155,24 @@ class SARSA(Agent):
         return action
 
     @torch.no_grad()
-    def td_target(self, batch: Transition, next_action: Tensor) -> Tensor:
-        """r + γ Q_target(s', a'), `(T, N)`."""
-        reward, discount = self.scaled(batch.reward), batch.discount(self.config.gamma)
+    def td_target(self, batch: Transition, next_action: Tensor | None) -> Tensor:
+        """The n-step or the λ-return, `(T, N)`, for the policy that acts: that is on-policy."""
+        c = self.config
         next_q = self.target.modules["network"](batch.next_obs)["q"]
-        return targets.sarsa(reward, discount, next_q, next_action)
+        if next_action is not None:
+            next_value = targets.action_value(next_q, next_action)  # Q-learning: next_q.amax(-1)
+        else:
+            policy = self.policy(self.network(batch.next_obs)["q"])
+            next_value = targets.expected_value(next_q, policy)
+        rows = self.scaled(batch.reward), batch.discount(c.gamma), next_value, batch.done
+        if c.n_step > 1:
+            return targets.n_step_returns(*rows, c.n_step)
+        return targets.lambda_returns(*rows, c.td_lambda)
 
     def loss(
         self, obs: Tensor, action: Tensor, target: Tensor, noise: list[Tensor] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        q = self.network(obs, noise)["q"].gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        q = targets.action_value(self.network(obs, noise)["q"], action)
         error = losses.huber if self.config.loss == "huber" else losses.squared
         td_error = (target - q).detach()
         aux = {"q": q.detach().mean(), "td_error": td_error}

@@ -245,6 +245,22 @@ def test_a_trunk_of_ones_own_stands_in_for_the_built_one():
     assert "trunk.inner.weight" in network.state_dict()
 
 
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
+def test_without_hidden_layers_heads_are_linear_in_the_features(lead):
+    space = spaces.Dict(at=spaces.Discrete(3), speed=spaces.Box(-1, 1, (2,)))
+    network: Any = Network(space, HEADS, NetworkConfig(()))
+    obs = torch.cat([torch.randint(3, (*lead, 1)), torch.randn(*lead, 2)], -1)
+    features = torch.cat([torch.eye(3)[obs[..., 0].long()], obs[..., 1:]], -1)
+    out = network(obs)
+    for name, head in network.heads.items():
+        expected = features @ head.weight.T + head.bias
+        torch.testing.assert_close(out[name], expected.reshape(out[name].shape))
+    assert [name for name, _ in network.named_parameters()] == [
+        f"heads.{name}.{part}" for name in HEADS for part in ("weight", "bias")
+    ]
+    assert network.sample_noise((2,), generator()) is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -253,7 +269,13 @@ def test_a_trunk_of_ones_own_stands_in_for_the_built_one():
         ({"trunk": own(None)}, "needs an integer attribute `out_features`"),
         ({"trunk": own("6")}, "needs an integer attribute `out_features`"),
         ({"heads": {"q": 3}, "shared_trunk": False}, "needs two or more heads.*only 'q'"),
-        ({"hidden_sizes": ()}, "hidden_sizes is .*give one or more sizes"),
+        (
+            {"hidden_sizes": (), "norm": "layer"},
+            "norm is layer, .* without hidden layers",
+        ),
+        ({"hidden_sizes": (), "dropout": 0.1}, r"dropout is 0\.1, .* use 0\.0"),
+        ({"hidden_sizes": (), "shared_trunk": False}, "shared_trunk is False, .* use True"),
+        ({"hidden_sizes": (), "residual": True}, "residual needs two or more"),
         ({"hidden_sizes": (8, 0)}, "hidden_sizes is .*at least 1"),
         ({"activation": "swish"}, "activation is 'swish': use tanh"),
         ({"norm": "batch"}, "norm is 'batch': use none or layer"),

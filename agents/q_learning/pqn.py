@@ -1,0 +1,128 @@
+"""PQN: parallelised Q-learning, without a replay and without a target network.
+
+Gallici et al. 2024, "Simplifying deep temporal difference learning". Layer normalisation keeps
+the values bounded that a target network would hold still; many environments take the replay's
+place. Returns are those of Peng's Q(λ) (Peng & Williams 1996), or of Watkins's (Watkins 1989).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents import losses, targets
+from agents.agent import Agent, AgentConfig, Metrics
+from agents.core.network import NetworkConfig
+from agents.core.optimizers import OptimConfig
+from agents.core.schedules import linear
+from agents.exploration import epsilon_greedy
+from agents.memory import Rollout
+from envs.transition import Transition
+
+
+@dataclass(frozen=True)
+class PQNConfig(AgentConfig):
+    """What PQN can be told, beside what every agent can."""
+
+    rollout_size: int = 512
+    """Transitions collected before each update, over all environments. No return reaches beyond."""
+    epochs: int = 4
+    """Passes over each rollout."""
+    batch_size: int = 128
+    """Transitions in each minibatch, or nearly: a rollout is split into ones of equal size."""
+    td_lambda: float = 0.65
+    """λ of the returns: they mix those over all numbers of steps, nearer 1 the longer ones; 0 is
+    one-step Q-learning."""
+    watkins: bool = False
+    """End a return where the action taken next was not the best (Watkins's Q(λ)); False: go on
+    through it (Peng's Q(λ))."""
+    epsilon_start: float = 1.0
+    """Probability of a random action at the start."""
+    epsilon_end: float = 0.05
+    """Probability of a random action once exploration has been reduced."""
+    epsilon_steps: int = 20_000
+    """Environment steps over which it is reduced, linearly."""
+    network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig((128, 128), activation="relu", norm="layer")
+    )
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, max_grad_norm=10.0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rollout_size", "epochs", "batch_size"):
+            self.require(name, getattr(self, name) >= 1, "1 or more")
+        self.require("td_lambda", 0 <= self.td_lambda <= 1, "a number in [0, 1]")
+        if self.watkins and self.td_lambda == 0:
+            raise ValueError(
+                "watkins is True and td_lambda 0: a one-step return has no trace to cut, use "
+                "td_lambda above 0 or watkins False"
+            )
+        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
+        for name in ("epsilon_start", "epsilon_end"):
+            self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
+
+
+class PQN(Agent):
+    """Discrete actions, any number of environments, the more the better."""
+
+    name = "pqn"
+    Config = PQNConfig
+    config: PQNConfig
+
+    def build(self) -> None:
+        self.network = self.new_network({"q": self.discrete_actions()})
+        self.learner = self.new_learner("pqn", network=self.network)
+        self.memory = Rollout(self.config.rollout_size, device=self.device)
+
+    @property
+    def epsilon(self) -> float:
+        """The probability of a random action now."""
+        c = self.config
+        return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
+
+    def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
+        q = self.network(obs)["q"].cpu().numpy()
+        return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
+
+    def update(self, batch: Transition) -> Metrics:
+        c, columns = self.config, (batch.obs, batch.action, self.returns(batch))
+        obs, action, target = (x[batch.valid] for x in columns)
+        # One bad number spoils a whole rollout: then it is one batch, which the learner refuses.
+        finite = obs.isfinite().all() and target.isfinite().all()
+        minibatches = max(1, round(len(obs) / c.batch_size)) if finite else 1
+        for _ in range(c.epochs):
+            order = torch.from_numpy(self.rng.permutation(len(obs))).to(self.device)
+            for index in order.tensor_split(minibatches):
+                noise = self.network.sample_noise((len(index),), self.noise)
+                step = self.learner.minimize(
+                    self.loss, obs[index], action[index], target[index], noise
+                )
+                if step.skipped:
+                    return {"epsilon": self.epsilon}
+        return {"epsilon": self.epsilon}
+
+    @torch.no_grad()
+    def returns(self, batch: Transition) -> Tensor:
+        """G_t = r_t + γ [(1-λ) max_a Q(s_{t+1}, a) + λ G_{t+1}], `(T, N)`.
+
+        Of the best action next, whatever the policy will do: that is off-policy.
+        """
+        c = self.config
+        next_q = self.network(batch.next_obs)["q"]
+        cut = batch.done
+        if c.watkins:
+            next_action = batch.action.roll(-1, 0)  # the last row's return is cut in any case
+            cut = targets.watkins_cut(batch.done, next_q, next_action)
+        return targets.lambda_returns(
+            self.scaled(batch.reward), batch.discount(c.gamma), next_q.amax(-1), cut, c.td_lambda
+        )
+
+    def loss(
+        self, obs: Tensor, action: Tensor, target: Tensor, noise: list[Tensor] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        q = targets.action_value(self.network(obs, noise)["q"], action)
+        aux = {"q": q.detach().mean(), "td_error": (target - q).detach()}
+        return {"td": losses.squared(q, target).mean()}, aux
