@@ -139,7 +139,7 @@ class Agent:
         Raises ValueError for settings that a trunk of the user's own would leave without effect.
         """
         if self._trunk is not None:
-            for name in ("hidden_sizes", "activation", "norm", "residual"):
+            for name in ("conv", "hidden_sizes", "activation", "norm", "residual"):
                 value = getattr(self.config.network, name)
                 if value != getattr(self.Config().network, name):
                     raise ValueError(
