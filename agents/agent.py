@@ -48,6 +48,8 @@ class AgentConfig:
     """Bring observations to mean 0 and variance 1 by running statistics, saved with the agent."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+    clip_reward: bool = False
+    """Learn from the signs of rewards (Mnih et al. 2015). What is logged and evaluated is whole."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """What the network is built of."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -55,6 +57,8 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         self.require("gamma", 0.0 <= self.gamma <= 1.0, "a number in [0, 1]")
+        alone = not (self.clip_reward and self.normalize_reward)
+        self.require("clip_reward", alone, "it without normalize_reward, or False")
 
     def require(self, name: str, holds: bool, what: str) -> None:
         """Raise ValueError that names the field, its value and what would be right."""
@@ -139,7 +143,7 @@ class Agent:
         Raises ValueError for settings that a trunk of the user's own would leave without effect.
         """
         if self._trunk is not None:
-            for name in ("hidden_sizes", "activation", "norm", "residual"):
+            for name in ("conv", "hidden_sizes", "activation", "norm", "residual"):
                 value = getattr(self.config.network, name)
                 if value != getattr(self.Config().network, name):
                     raise ValueError(
@@ -200,6 +204,8 @@ class Agent:
 
     def scaled(self, reward: Tensor) -> Tensor:
         """Rewards as the agent learns from them."""
+        if self.config.clip_reward:
+            return reward.sign()
         return reward if self.reward_scaler is None else reward * self.reward_scaler.scale
 
     def normalized(self, obs: Tensor) -> Tensor:

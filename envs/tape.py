@@ -16,13 +16,15 @@ class Tape(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Records how the current episode began, and every action since.
 
     No environment has to know how to save itself: from the same random state, the same actions lead
-    to the same place, wherever the randomness is the environment's own `np_random`.
+    to the same place, wherever the randomness is the environment's own `np_random`. One with a
+    generator elsewhere says so by the methods `random_state()` and `restore_random_state(state)`.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         self._start: dict[str, Any] = {}
         self._actions: list[Any] = []
+        self._has_generator = env.has_wrapper_attr("restore_random_state")
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -30,6 +32,8 @@ class Tape(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Begin an episode, and the tape of it."""
         if seed is None:
             self._start = {"rng": self.unwrapped.np_random.bit_generator.state}
+            if self._has_generator:
+                self._start["own"] = self.env.get_wrapper_attr("random_state")()
         else:
             self._start = {"seed": seed}
         self._actions = []
@@ -54,6 +58,8 @@ class Tape(gymnasium.Wrapper[Any, Any, Any, Any]):
         start = state["start"]
         if "rng" in start:
             self.unwrapped.np_random.bit_generator.state = start["rng"]
+        if "own" in start:
+            self.env.get_wrapper_attr("restore_random_state")(start["own"])
         obs, _ = self.reset(seed=start.get("seed"))
         for action in state["actions"]:
             obs = self.step(action)[0]

@@ -100,7 +100,7 @@ def _record(agent: Agent, env: str, a: Arguments) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             task = gymnasium.wrappers.RecordVideo(
-                gymnasium.make(env, render_mode="rgb_array"),
+                envs.make_one(env, render_mode="rgb_array"),
                 f"{folder}/video",
                 episode_trigger=lambda episode: episode == 0,
                 disable_logger=True,

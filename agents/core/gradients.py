@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from agents.core.blocks import HiddenLayer
+from agents.core.blocks import ConvLayer, HiddenLayer
 from agents.core.parameters import FlatParameters
 
 DORMANT = 0.025
@@ -100,8 +100,9 @@ class GradientStatistics:
             h = output.detach()
             if getattr(module, "residual", False):
                 h = h - inputs[0].detach()  # what the layer itself adds
-            if h.ndim == 4:  # images: the channels are the units, (B, C, H, W)
-                h = h.movedim(1, -1)
+            if h.ndim == 4:  # images: the channels are the units, (B, E C, H, W)
+                self._activity[layers] = h.abs().sum((0, 2, 3))
+                return
             h = h.reshape(len(layers), -1, h.shape[-1])
             self._activity[layers] = h.abs().sum(1).flatten()  # Σ|h|, (E H)
 
@@ -179,8 +180,8 @@ def _activations(
 ) -> list[tuple[tuple[str, ...], nn.Module]]:
     """Every module that gives out activations, with the names of the layers they belong to.
 
-    A hidden layer of ours is one itself; a nonlinearity in a trunk of the user's own belongs to
-    the last layer with weights before it.
+    A layer of ours with an activation is one itself; a nonlinearity in a trunk of the user's own
+    belongs to the last layer with weights before it.
     """
     found: list[tuple[tuple[str, ...], nn.Module]] = []
     for key, module in modules.items():
@@ -189,6 +190,9 @@ def _activations(
         for path, part in module.named_modules():
             if any(True for _ in part.parameters(recurse=False)):
                 names = tuple(prefix + n for n in getattr(part, "layer_names", (path or key,)))
-            if isinstance(part, (HiddenLayer, *_NONLINEARITIES)) and set(names) & set(layers):
+            active = isinstance(part, (HiddenLayer, *_NONLINEARITIES)) or (
+                isinstance(part, ConvLayer) and part.activation is not None
+            )
+            if active and set(names) & set(layers):
                 found.append((names, part))
     return found

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from agents.core.blocks import ACTIVATIONS, Dense, HiddenLayer
+from agents.core.blocks import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    SMALLEST,
+    ConvTrunk,
+    Dense,
+    HiddenLayer,
+)
 from agents.core.initialization import Init
 from agents.core.spaces import Observations
 
@@ -27,7 +34,11 @@ class NetworkConfig:
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer of the trunk; none for heads that are linear in the features."""
     activation: Activation = "tanh"
-    """Nonlinearity after each hidden layer."""
+    """Nonlinearity after each hidden layer, and after each convolution."""
+    conv: Literal["auto", "none", "nature", "impala", "minatar"] = "auto"
+    """Convolutions before the hidden layers. nature: 32 8×8/4, 64 4×4/2, 64 3×3 (Mnih et al. 2015).
+    minatar: 16 3×3 (Young & Tian 2019). impala: residual stages of 16, 32, 32 (Espeholt et al.
+    2018). auto: nature for images of at least 36×36, minatar for smaller ones, else none."""
     norm: Literal["none", "layer"] = "none"
     """Normalisation before each activation (Ba et al. 2016)."""
     residual: bool = False
@@ -40,6 +51,15 @@ class NetworkConfig:
     """One trunk for all heads, or one of its own for each head."""
 
     def __post_init__(self) -> None:
+        if self.conv not in ("auto", "none", *CONVOLUTIONS):
+            raise ValueError(
+                f"network.conv is {self.conv!r}: use auto, none, {', '.join(CONVOLUTIONS)}"
+            )
+        if self.conv == "impala" and self.norm != "none":
+            raise ValueError(
+                f"network.norm is {self.norm!r}, which network.conv={self.conv!r} knows no place "
+                "for: use none, or another network.conv"
+            )
         if min(self.hidden_sizes, default=1) < 1:
             raise ValueError(
                 f"network.hidden_sizes is {self.hidden_sizes}: give sizes of at least 1"
@@ -112,13 +132,18 @@ class Network(nn.Module):
                 f"network.shared_trunk=False needs two or more heads; this network has only "
                 f"{next(iter(specs))!r}: leave it True"
             )
+        self.conv: ConvTrunk | None = None
         if trunk is not None:
             features = _features_of(trunk, config)
             self.trunk = trunk
         else:
-            sizes = (self.observations.features, *config.hidden_sizes)
-            features = sizes[-1]
             members = ("trunk",) if self.shared else tuple(f"{name}.trunk" for name in specs)
+            self.conv = _convolutions(self.observations, config, members, generator)
+            sizes = (
+                self.conv.out_features if self.conv else self.observations.features,
+                *config.hidden_sizes,
+            )
+            features = sizes[-1]
             self.trunk = nn.ModuleList(
                 HiddenLayer(
                     inputs,
@@ -153,14 +178,15 @@ class Network(nn.Module):
         x = self.observations.expand(obs)
         heads = self.heads.items() if only is None else ((only, self.heads[only]),)
         if self.shared:
-            features = self._through_trunk(x, noise)
+            features = self._through_trunk(x if self.conv is None else self.conv(x), noise)
             return {name: head(features) for name, head in heads}
         lead, members = x.shape[:-1], len(self.heads)
         if len(lead) != 1:
             x = x.reshape(-1, x.shape[-1])
         if noise:
             noise = [u.reshape(-1, members, u.shape[-1]).movedim(1, 0) for u in noise]
-        stacked = self._through_trunk(x.expand(members, -1, -1), noise)  # (E, B, features)
+        x = x.expand(members, -1, -1) if self.conv is None else self.conv(x)
+        stacked = self._through_trunk(x, noise)  # (E, B, features)
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
         own = dict(zip(self.heads, stacked.unbind(), strict=True))
@@ -221,6 +247,38 @@ def _as_head(spec: Head | int | str) -> Head:
     if isinstance(spec, Head):
         return spec
     return Head(None) if spec == "scalar" else Head(int(spec))
+
+
+def _convolutions(
+    observations: Observations,
+    config: NetworkConfig,
+    members: tuple[str, ...],
+    generator: torch.Generator,
+) -> ConvTrunk | None:
+    """What `config.conv` says for these observations. Raises ValueError where it does not fit."""
+    image, kind = observations.image, config.conv
+    side = min(image.height, image.width) if image else 0
+    if kind == "auto":
+        kind = "nature" if side >= SMALLEST["nature"] else "minatar"
+        kind = kind if side >= SMALLEST["minatar"] else "none"
+    if kind == "none":
+        return None
+    if image is None or side < SMALLEST[kind]:
+        least = SMALLEST[kind]
+        raise ValueError(
+            f"network.conv is {kind!r}, which reads images (C, H, W) or (H, W, C) of at least "
+            f"{least}×{least}: use auto or none for {observations.space}"
+        )
+    return ConvTrunk(
+        kind,
+        image,
+        tuple(f"{member}.conv" for member in members),
+        config.init,
+        2**0.5,
+        generator,
+        activation=config.activation,
+        layer_norm=config.norm == "layer",
+    )
 
 
 def _features_of(trunk: nn.Module, config: NetworkConfig) -> int:

@@ -2,16 +2,35 @@
 
 An observation is stored compactly (a Discrete one is its index) and expanded to features
 (one-hot) only inside the network, so that a memory of a 500-state task holds one column, not 500.
+An image keeps its bytes in the same way and is scaled to [0, 1] inside the network.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+
+
+class Image(NamedTuple):
+    """The form of an image observation."""
+
+    channels: int
+    height: int
+    width: int
+    channels_last: bool
+    """`(H, W, C)`, as MinAtar and cameras give it; else `(C, H, W)`, as a stack of frames is."""
+
+    def unflatten(self, flat: Tensor) -> Tensor:
+        """Flat images `(B, size)` as `(B, C, H, W)`."""
+        channels, height, width, last = self
+        if last:
+            # Contiguous, for vmap cannot clone what lies otherwise, as a group_norm would.
+            return flat.unflatten(-1, (height, width, channels)).movedim(-1, -3).contiguous()
+        return flat.unflatten(-1, (channels, height, width))
 
 
 class Observations:
@@ -31,8 +50,13 @@ class Observations:
         """Features the network reads."""
         self.numeric = np.array([not categories for categories in columns])
         """Which columns are quantities (and may be normalised) rather than categories."""
-        self.dtype: Any = np.uint8 if all(_is_image(part) for part in self.parts) else np.float32
-        """A purely uint8 observation stays uint8: it takes a quarter of the memory."""
+        highs = {_highest_byte(part) for part in self.parts}
+        self.dtype: Any = np.float32 if len(highs) > 1 or None in highs else np.uint8
+        """Purely uint8 or bool observations are kept as uint8, in a quarter of the memory."""
+        self.scale = 1.0 / (highs.pop() or 1) if self.dtype == np.uint8 else 1.0
+        """What stored bytes are multiplied by, so that the network reads numbers up to 1."""
+        self.image = _image(space)
+        """The form of the image, if the observation is one."""
         self._runs = _runs(columns)
         self._flat = isinstance(space, spaces.Box) and len(space.shape) == 1
 
@@ -70,9 +94,15 @@ class Observations:
         return np.ndim(value) > len(part.shape or ())
 
     def expand(self, flat: Tensor) -> Tensor:
-        """Stored observations `(..., size)` as float32 features `(..., features)`."""
+        """Stored observations `(..., size)` as float32 features `(..., features)`.
+
+        Bytes are scaled to [0, 1]. What a normaliser has made of them is float and stays as it is.
+        """
         if len(self._runs) == 1 and not self._runs[0][2]:
-            return flat if flat.dtype is torch.float32 else flat.to(torch.float32)
+            if flat.dtype is torch.float32:
+                return flat
+            features = flat.to(torch.float32)
+            return features * self.scale if flat.dtype == torch.uint8 else features
         pieces = []
         for start, stop, categories in self._runs:
             column = flat[..., start:stop]
@@ -116,8 +146,21 @@ def _columns(space: spaces.Space[Any]) -> list[int]:
     )
 
 
-def _is_image(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8
+def _highest_byte(space: spaces.Space[Any]) -> int | None:
+    """The highest value of a space whose values fit in a byte: 255 for pixels, 1 for bool."""
+    if isinstance(space, spaces.Box) and space.dtype in (np.uint8, np.bool_):
+        return int(np.max(space.high, initial=0))
+    return None
+
+
+def _image(space: spaces.Space[Any]) -> Image | None:
+    """Which axis of a Box with three is the channels: the first if it is shorter than the last."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        return None
+    first, middle, last = space.shape
+    if first < last:
+        return Image(first, middle, last, channels_last=False)
+    return Image(last, first, middle, channels_last=True)
 
 
 def _runs(columns: list[int]) -> list[tuple[int, int, int]]:

@@ -26,6 +26,8 @@ PARTS = {
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
     "box": BOX,
     "image": spaces.Box(0, 255, (3, 4, 4), np.uint8),
+    "frames": spaces.Box(0, 255, (2, 36, 36), np.uint8),
+    "grid": spaces.Box(0.0, 1.0, (5, 4, 2), dtype=np.bool_),
     "discrete": PARTS["digit"],
     "multi_discrete": spaces.MultiDiscrete(np.array([[3, 2], [4, 2]])),
     "multi_binary": spaces.MultiBinary([2, 2]),

@@ -18,7 +18,7 @@ from agents import train
 from agents.core.network import Network
 from envs import probe
 from envs.vector import VectorEnv
-from tests.contract.support import small
+from tests.contract.support import small, weights
 
 GAMMA = 0.9
 QUICK: dict[str, Any] = {
@@ -109,3 +109,37 @@ def test_the_values_and_actions_of_the_continuous_probe_are_learned(cls):
     for head, values in learned(agent, kind.observations):
         np.testing.assert_allclose(values, earned, atol=0.06, err_msg=head)
     np.testing.assert_allclose(earned, kind.values(GAMMA), atol=0.15)
+
+
+class Tilted(gymnasium.Wrapper):
+    """CartPole that pays what `pays` makes of the pole's angle, of either sign."""
+
+    def __init__(self, pays):
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.pays = pays
+
+    def step(self, action):
+        obs, _, terminated, truncated, info = self.env.step(action)
+        return obs, float(self.pays(obs[2])), terminated, truncated, info
+
+
+def test_with_clipped_rewards_an_agent_learns_from_their_signs_alone(cls):
+    """Bit for bit what it learns where nothing else is paid; not so if they are not clipped."""
+
+    def learned_from(pays, clip_reward):
+        tasks = VectorEnv([Tilted(pays) for _ in range(2)])
+        agent = small(cls, tasks, clip_reward=clip_reward)
+        train(agent, tasks, 200)
+        return weights(agent)
+
+    whole, signs, plain = (
+        learned_from(pays, clip)
+        for pays, clip in ((lambda x: 9 * x, True), (np.sign, True), (lambda x: 9 * x, False))
+    )
+    assert torch.equal(whole, signs)
+    assert not torch.equal(whole, plain)
+
+
+def test_clipped_and_normalized_at_once_is_refused(cls):
+    with pytest.raises(ValueError, match=r"clip_reward is True: use it without normalize_reward"):
+        cls.Config(clip_reward=True, normalize_reward=True)

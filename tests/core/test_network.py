@@ -330,7 +330,9 @@ def test_an_observation_is_stored_small_and_expanded_one_hot(space):
         expected = features_by_hand(space, obs)
         assert len(expected) == observations.features
         expanded = observations.expand(torch.from_numpy(stored))
-        np.testing.assert_array_equal(expanded, np.array(expected, np.float32))
+        scaled = np.array(expected, np.float32) * np.float32(observations.scale)
+        np.testing.assert_array_equal(expanded, scaled)
+    assert observations.scale == (1 / 255 if space.dtype == np.uint8 else 1)
     assert observations.numeric.sum() == sum(
         int(np.prod(part.shape or ()))
         for part in observations.parts
