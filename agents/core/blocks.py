@@ -91,7 +91,10 @@ class HiddenLayer(Dense):
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         h = self.affine(x)
         if self.norm_scale is not None and self.norm_bias is not None:
-            h = F.layer_norm(h, h.shape[-1:]) * self.norm_scale + self.norm_bias
+            if self.weight.ndim == 2:  # in one kernel; a stack has a scale for each member
+                h = torch.layer_norm(h, h.shape[-1:], self.norm_scale, self.norm_bias)
+            else:
+                h = torch.layer_norm(h, h.shape[-1:]) * self.norm_scale + self.norm_bias
         h = self.activation(h)
         if noise is not None:
             h = h * (noise >= self.dropout) / (1.0 - self.dropout)
