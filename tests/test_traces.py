@@ -166,7 +166,9 @@ def test_a_step_is_that_of_obgd(cls, monkeypatch):
     agent.update(batch)
     expected = delta * trace / bound
     torch.testing.assert_close(taken[0], -expected.double())
-    torch.testing.assert_close(agent.learner.flat.vector - before, 0.5 * expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        agent.learner.flat.vector - before, 0.5 * expected, atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("cls", [StreamQConfig, StreamSARSAConfig])
