@@ -24,10 +24,10 @@ from agents.core.optimizers import OptimConfig
 def overshooting_bound(delta: Tensor, trace: Tensor, lr: float, kappa: float) -> Tensor:
     """1 / max(1, M) with M = α κ max(|δ|, 1) ‖z‖₁: what a step α δ z is scaled by, `()`.
 
-    The step of ObGD, overshooting-bounded gradient descent (Elsayed et al. 2024). A step of gradient
-    descent overshoots where it changes the sign of the very TD error that it follows. For linear
-    values with features in which |x - γ x'| ≤ κ it takes no more than ‖z‖₁ κ α of the error away,
-    so M ≤ 1 is safe; where M > 1, one over max(|δ|, 1) is taken away at most.
+    It makes ObGD of gradient descent (overshooting-bounded, Elsayed et al. 2024). A step overshoots
+    where it changes the sign of the TD error that it follows. Of linear values in features with
+    |x - γ x'| ≤ κ in every component, a step takes at most a share α κ ‖z‖₁ of the error away. So
+    M ≤ 1 is safe, and where M would be more, at most a share 1 / max(|δ|, 1) is taken.
     """
     size = torch.linalg.vector_norm(trace, 1) * delta.abs().clamp_min(1.0)
     return (lr * kappa * size).clamp_min(1.0).reciprocal()

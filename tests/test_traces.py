@@ -65,7 +65,7 @@ def greedy(q: np.ndarray, *_: Any) -> np.ndarray:
 
 def forward_view(agent: Any, stream: list[Transition]) -> Tensor:
     """-Σ_t (G_t - q_t) ∇q_t over the stream of one environment, by autograd."""
-    rows = {
+    rows: dict[str, Any] = {
         name: torch.cat([getattr(step, name) for step in stream])
         for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated", "valid")
     }

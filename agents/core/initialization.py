@@ -1,4 +1,4 @@
-"""How weights begin: orthogonal, Xavier, He, sparse. Drawn from a generator, never from global state."""
+"""How weights begin: orthogonal, Xavier, He, sparse. Drawn from a generator, not global state."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_after_a_cut_an_episode_begins_and_what_waits_is_truncated(stream, where
                 assert batch.terminated.item() == last.terminated[env]
                 assert batch.done.item() == bool(last.done[env] or mask[env])
             found = found[int(last.valid.sum()) :]
-        begun = {env: False for env in range(len(mask))}
+        begun = dict.fromkeys(range(len(mask)), False)
         for _, batch in found:
             env = int(batch.extras["env"])
             if mask[env] and not begun[env]:
