@@ -18,12 +18,14 @@ from agents.core.optimizers import OptimConfig
 from agents.policy_gradient.reinforce import REINFORCE, REINFORCEConfig
 from agents.q_learning.dqn import DQN, DQNConfig
 from agents.q_learning.pqn import PQN, PQNConfig
+from agents.q_learning.stream_q import StreamQ, StreamQConfig
 from agents.runner.evaluate import Evaluation, evaluate
 from agents.runner.presets import preset_for
 from agents.runner.registry import AGENTS, load
 from agents.runner.train import Callback, Run, train
 from agents.sarsa.expected_sarsa import ExpectedSARSA, ExpectedSARSAConfig
 from agents.sarsa.sarsa import SARSA, SARSAConfig
+from agents.sarsa.stream_sarsa import StreamSARSA, StreamSARSAConfig
 
 __all__ = [
     "A2C",
@@ -50,6 +52,10 @@ __all__ = [
     "REINFORCEConfig",
     "Run",
     "SARSAConfig",
+    "StreamQ",
+    "StreamQConfig",
+    "StreamSARSA",
+    "StreamSARSAConfig",
     "evaluate",
     "load",
     "preset_for",

@@ -31,7 +31,7 @@ from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.seeding import derived, stream
 from agents.core.spaces import Observations
-from agents.memory import Replay, Rollout
+from agents.memory import Replay, Rollout, Stream
 from envs.transition import Transition
 
 Metrics = dict[str, float]
@@ -82,7 +82,7 @@ class Agent:
     name: ClassVar[str]
     Config: ClassVar[type[AgentConfig]]
 
-    memory: Rollout | Replay
+    memory: Rollout | Replay | Stream
 
     def __init__(
         self,

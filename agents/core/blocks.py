@@ -99,8 +99,12 @@ class HiddenLayer(Dense):
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         h = self.affine(x)
-        if self.norm_scale is not None and self.norm_bias is not None:
-            h = F.layer_norm(h, h.shape[-1:]) * self.norm_scale + self.norm_bias
+        scale, shift = self.norm_scale, self.norm_bias
+        if scale is not None and shift is not None:
+            if scale.ndim == 1:  # one kernel; of a stack every member has a scale of its own
+                h = torch.layer_norm(h, h.shape[-1:], scale, shift)
+            else:
+                h = torch.layer_norm(h, h.shape[-1:]) * scale + shift
         h = self.activation(h)
         if noise is not None:
             h = h * (noise >= self.dropout) / (1.0 - self.dropout)

@@ -70,8 +70,8 @@ class NetworkConfig:
             )
         if self.norm not in ("none", "layer"):
             raise ValueError(f"network.norm is {self.norm!r}: use none or layer")
-        if self.init not in ("orthogonal", "xavier", "he"):
-            raise ValueError(f"network.init is {self.init!r}: use orthogonal, xavier or he")
+        if self.init not in ("orthogonal", "xavier", "he", "sparse"):
+            raise ValueError(f"network.init is {self.init!r}: use orthogonal, xavier, he or sparse")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"network.dropout is {self.dropout}: use a probability in [0, 1)")
         if (self.residual and len(set(self.hidden_sizes)) > 1) or (

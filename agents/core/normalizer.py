@@ -26,8 +26,9 @@ class RunningMoments:
             return not len(x)
         x = np.asarray(x, np.float64)
         total = self.count + len(x)
-        delta = x.mean(0) - self.mean
-        summed = self.variance * self.count + x.var(0) * len(x)
+        mean, variance = (x[0], 0.0) if len(x) == 1 else (x.mean(0), x.var(0))
+        delta = mean - self.mean
+        summed = self.variance * self.count + variance * len(x)
         self.variance = (summed + delta**2 * self.count * len(x) / total) / total
         self.mean = self.mean + delta * len(x) / total
         self.count = total

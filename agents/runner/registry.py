@@ -14,12 +14,19 @@ from agents.core.files import CheckpointError, read_arrays
 from agents.policy_gradient.reinforce import REINFORCE
 from agents.q_learning.dqn import DQN
 from agents.q_learning.pqn import PQN
+from agents.q_learning.stream_q import StreamQ
 from agents.runner.checkpoint import agent_file
 from agents.sarsa.expected_sarsa import ExpectedSARSA
 from agents.sarsa.sarsa import SARSA
+from agents.sarsa.stream_sarsa import StreamSARSA
 
 AGENTS: dict[str, type[Agent]] = {
-    cls.name: cls for cls in (REINFORCE, A2C, PPO, DQN, PQN, SARSA, ExpectedSARSA)
+    cls.name: cls
+    for cls in (
+        *(REINFORCE, A2C, PPO),
+        *(DQN, PQN, StreamQ),
+        *(SARSA, ExpectedSARSA, StreamSARSA),
+    )
 }
 
 

@@ -30,7 +30,9 @@ def kept(agent):
     state = agent.state_dict() | {"memory": agent.memory.state_dict()}
     for learner in agent.learners:
         del state["parts"][learner]["skipped"]
-    return bits({part: state[part] for part in ("steps", "parts", "targets", "memory")})
+    for random in ("rng", "predictions", "noise"):
+        del state[random]
+    return bits(state)
 
 
 def poisoned(batch, field, value):

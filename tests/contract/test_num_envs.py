@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
 from agents import train
-from agents.memory import Replay
+from agents.memory import Replay, Stream
 from envs.vector import VectorEnv
 from tests.contract.support import batches, bits, small, updates
 
@@ -27,6 +27,11 @@ def test_as_much_is_learned_from_a_step_of_one_as_of_many(cls, num_envs):
     if isinstance(agent.memory, Replay):
         train(agent, tasks, 240)
         assert updates(agent) == int((agent.steps - 29) * 0.3)
+    elif isinstance(agent.memory, Stream):
+        train(agent, tasks, 240)
+        waiting = sum(int(row.valid.sum()) for row in agent.memory.rows)
+        assert waiting <= num_envs
+        assert updates(agent) == agent.steps - waiting
     else:
         check_rollouts(agent, tasks)
 

@@ -24,7 +24,8 @@ OBSERVATIONS = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
 def agent(cls):
     """An agent that has learned a little, normalisers included."""
     tasks = envs.make("CartPole-v1", num_envs=4)
-    agent = small(cls, tasks, seed=4, normalize_obs=True, normalize_reward=True)
+    dense = {"hidden_sizes": (16, 16), "init": "orthogonal"}  # tells observations apart at once
+    agent = small(cls, tasks, seed=4, normalize_obs=True, normalize_reward=True, network=dense)
     for batch in islice(batches(agent, tasks), 5):
         agent.update(batch)
     return agent

@@ -31,6 +31,9 @@ QUICK: dict[str, Any] = {
     "epsilon_end": 1.0,  # no action is left out, and action values are the same for any policy
     "normalize_advantage": False,
     "entropy_weight": 0.0,
+    "kappa": None,  # bounds steps of plain gradient descent
+    "normalize_obs": False,
+    "normalize_reward": False,  # values are known of rewards as they are
     "network": {"hidden_sizes": (32,)},
     "optim": {"optimizer": "adam", "lr": 2e-2, "schedule": "linear", "max_grad_norm": None},
 }

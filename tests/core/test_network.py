@@ -191,7 +191,21 @@ def test_the_variance_is_that_of_xavier_and_of_he(init, variance):
     assert largest == pytest.approx(3**0.5, rel=1e-3) if init == "xavier" else largest > 3.5
 
 
-@pytest.mark.parametrize("init", ["orthogonal", "xavier", "he"])
+@pytest.mark.parametrize(("inputs", "kept"), [(300, 30), (32, 3), (15, 1), (4, 1), (1, 1)])
+@pytest.mark.parametrize("gain", [1.0, 0.5])
+def test_a_sparse_unit_reads_a_tenth_of_its_inputs_and_one_at_least(inputs, kept, gain):
+    weight = torch.empty(2, 400, inputs)
+    initialize(weight, "sparse", gain, generator())
+    assert ((weight != 0).sum(-1) == kept).all()
+    assert not torch.equal(weight[0] != 0, weight[1] != 0) or inputs == 1
+    read = (weight != 0).float().mean((0, 1))  # no input is left out more often than others
+    assert read.numpy() == pytest.approx(kept / inputs, abs=5 * (kept / inputs / 800) ** 0.5)
+    values = weight[weight != 0] * inputs**0.5 / gain
+    assert values.abs().max() <= 1.0
+    assert values.var().item() == pytest.approx(1 / 3, rel=0.15)  # uniform between -1 and 1
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "xavier", "he", "sparse"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_weights_come_from_the_generator_and_heads_have_their_gain(init, shared):
     heads = {"a": Head(4, gain=0.01), "b": Head(4, gain=1.0)}
