@@ -160,6 +160,36 @@ class Agent:
         self.targets[learner.name] = Target(learner)
         return self.targets[learner.name]
 
+    def new_replay(
+        self,
+        buffer_size: int,
+        batch_size: int,
+        updates_per_step: float,
+        learning_starts: int,
+        train_every: int = 1,
+        **options: Any,
+    ) -> Replay:
+        """A replay of this agent's observations and actions with a random stream of its own.
+
+        `options` are those of `Replay`: n_step, frames, priority_exponent…
+        """
+        discrete = isinstance(self.action_space, spaces.Discrete)
+        return Replay(
+            buffer_size,
+            batch_size,
+            updates_per_step,
+            learning_starts,
+            stream(self.seed, "replay"),
+            self.device,
+            train_every,
+            obs_size=self.observations.size,
+            obs_dtype=self.observations.dtype,
+            action_shape=() if discrete else (math.prod(self.action_space.shape or ()),),
+            action_dtype=np.int64 if discrete else np.float32,
+            gamma=self.config.gamma,
+            **options,
+        )
+
     def discrete_actions(self) -> int:
         """The number of actions. Raises ValueError when they are not Discrete."""
         if not isinstance(self.action_space, spaces.Discrete):

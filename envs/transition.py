@@ -31,6 +31,8 @@ class Transition:
     """False where a vector environment spent the step on resetting itself: no transition."""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """What an actor wants kept with a step (recurrent state, log_prob, action mask)."""
+    steps: Any = 1
+    """How many steps `next_obs` lies ahead; `reward` is their discounted sum."""
 
     @property
     def done(self) -> Any:
@@ -38,5 +40,5 @@ class Transition:
         return self.terminated | self.truncated
 
     def discount(self, gamma: float) -> Any:
-        """What the value of `next_obs` is multiplied by: 0 after a termination, else `gamma`."""
-        return gamma * ~self.terminated
+        """What the value of `next_obs` is multiplied by: γ^steps, or 0 after a termination."""
+        return gamma**self.steps * ~self.terminated

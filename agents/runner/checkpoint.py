@@ -146,17 +146,19 @@ class Checkpoint(Callback):
         folder = self.folder / manifest["name"]
         for name, digest in manifest["files"].items():
             _verify(folder / name, digest)
-        arrays, header = read_arrays(folder / "training.safetensors")
+        memory: Any = run.agent.memory
         try:
+            for segment in manifest["replay"]:  # what happened to the rows later is in the state
+                path = self.folder / "replay" / segment["file"]
+                _verify(path, segment["sha256"])
+                memory.restore(segment["start"], read_arrays(path)[0])
+            arrays, header = read_arrays(folder / "training.safetensors")
             run.load_state_dict(join_state(arrays, header["state"]))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except CheckpointError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             why = " ".join(str(error).split())
             raise CheckpointError(f"{folder} does not fit this run: {why}") from None
-        memory: Any = run.agent.memory
-        for segment in manifest["replay"]:
-            path = self.folder / "replay" / segment["file"]
-            _verify(path, segment["sha256"])
-            memory.restore(segment["start"], read_arrays(path)[0])
         self.manifest, self._best = manifest, manifest["best"]
         if self._best is not None and self._best["name"] == manifest["name"]:
             self._best["sha256"] = _sha256(folder / "manifest.json")

@@ -20,7 +20,7 @@ many = settings(max_examples=60, deadline=None)
 def replay(
     capacity: int = 10, batch: int = 4, rate: float = 1.0, starts: int = 0, seed: int = 0
 ) -> Replay:
-    return Replay(capacity, batch, rate, starts, np.random.default_rng(seed))
+    return Replay(capacity, batch, rate, starts, np.random.default_rng(seed), obs_size=2)
 
 
 def transitions(number: np.ndarray, valid: np.ndarray) -> Transition:
@@ -185,7 +185,7 @@ def test_options_that_make_no_sense_are_refused(option, message):
 def test_updates_come_in_bursts_and_none_is_lost(steps, every, rate):
     starts = 5
     often = replay(rate=rate, starts=starts)
-    seldom = Replay(10, 4, rate, starts, np.random.default_rng(0), train_every=every)
+    seldom = Replay(10, 4, rate, starts, np.random.default_rng(0), train_every=every, obs_size=2)
     for valid in steps:
         for memory in (often, seldom):
             fill(memory, [valid])

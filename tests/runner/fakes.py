@@ -48,7 +48,25 @@ class TinyReplay(Tiny):
 
     def build(self):
         super().build()
-        self.memory = Replay(100, 8, 0.25, 20, self.rng)
+        self.memory = Replay(100, 8, 0.25, 20, self.rng, obs_size=4)
+
+
+class TinyPrioritized(Tiny):
+    """The same from a replay that looks ahead and learns from the worst more often."""
+
+    name = "tiny_prioritized"
+
+    def build(self):
+        super().build()
+        self.memory = Replay(
+            100, 8, 0.25, 20, self.rng, obs_size=4, n_step=3, priority_exponent=0.5
+        )
+
+    def update(self, batch):
+        assert isinstance(self.memory, Replay)
+        step = self.learner.minimize(self.loss, batch.obs, batch.reward)
+        self.memory.reprioritize(batch.extras["index"], batch.reward - step.scalars["bias"])
+        return {"mean_reward": float(batch.reward.mean())}
 
 
 class Scripted(gymnasium.Env[Any, Any]):

@@ -17,7 +17,7 @@ from agents.runner.callbacks import Evaluate
 from agents.runner.checkpoint import Checkpoint, agent_file, read_manifest
 from agents.runner.recorder import Recorder
 from agents.runner.train import Callback, train
-from tests.runner.fakes import Tiny, TinyReplay, assert_same_run, manifest_of
+from tests.runner.fakes import Tiny, TinyPrioritized, TinyReplay, assert_same_run, manifest_of
 
 STEPS = 320
 
@@ -49,7 +49,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("cls", [Tiny, TinyReplay])
+@pytest.mark.parametrize("cls", [Tiny, TinyReplay, TinyPrioritized])
 @pytest.mark.parametrize("at", [4, 100, 128, 319, 320])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, cls, at):
     play(tmp_path / "whole", cls)
@@ -59,7 +59,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, cls, at):
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("cls", [Tiny, TinyReplay])
+@pytest.mark.parametrize("cls", [Tiny, TinyReplay, TinyPrioritized])
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, cls):
     play(tmp_path / "whole", cls)
     for at in (30, 31, 200):  # at 31 again: no step since the one at 32
