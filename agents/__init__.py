@@ -16,7 +16,18 @@ from agents.core.files import CheckpointError
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.policy_gradient.reinforce import REINFORCE, REINFORCEConfig
-from agents.q_learning.dqn import DQN, DQNConfig
+from agents.q_learning.dqn import (
+    C51,
+    DQN,
+    IQN,
+    QRDQN,
+    C51Config,
+    DQNConfig,
+    IQNConfig,
+    QRDQNConfig,
+    Rainbow,
+    RainbowConfig,
+)
 from agents.runner.evaluate import Evaluation, evaluate
 from agents.runner.presets import preset_for
 from agents.runner.registry import AGENTS, load
@@ -26,22 +37,30 @@ from agents.sarsa.sarsa import SARSA, SARSAConfig
 __all__ = [
     "A2C",
     "AGENTS",
+    "C51",
     "DQN",
+    "IQN",
     "PPO",
+    "QRDQN",
     "REINFORCE",
     "SARSA",
     "A2CConfig",
     "Actor",
     "Agent",
     "AgentConfig",
+    "C51Config",
     "Callback",
     "CheckpointError",
     "DQNConfig",
     "Evaluation",
+    "IQNConfig",
     "NetworkConfig",
     "OptimConfig",
     "PPOConfig",
+    "QRDQNConfig",
     "REINFORCEConfig",
+    "Rainbow",
+    "RainbowConfig",
     "Run",
     "SARSAConfig",
     "evaluate",

@@ -31,7 +31,7 @@ from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.seeding import derived, stream
 from agents.core.spaces import Observations
-from agents.memory import Replay, Rollout
+from agents.memory import Replay
 from envs.transition import Transition
 
 Metrics = dict[str, float]
@@ -78,7 +78,11 @@ class Agent:
     name: ClassVar[str]
     Config: ClassVar[type[AgentConfig]]
 
-    memory: Rollout | Replay
+    noisy: ClassVar[bool] = False
+    """Whether it explores by the noisy layers of a network, if the config asks for them."""
+
+    memory: Any
+    """A Rollout or a Replay, of which `add`, `batches`, `cut` and `raw` are used here."""
 
     def __init__(
         self,
@@ -138,6 +142,11 @@ class Agent:
 
         Raises ValueError for settings that a trunk of the user's own would leave without effect.
         """
+        if self.config.network.noisy and not self.noisy:
+            raise ValueError(
+                f"network.noisy explores for agents that value actions from a replay, {self.name} "
+                "has no use for it: leave it False"
+            )
         if self._trunk is not None:
             for name in ("hidden_sizes", "activation", "norm", "residual"):
                 value = getattr(self.config.network, name)

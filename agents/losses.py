@@ -39,7 +39,8 @@ def quantile_huber(quantile: Tensor, target: Tensor, tau: Tensor, delta: float =
     eq. 10). One quantile at τ = ½ gives half the Huber loss.
     """
     error = target.unsqueeze(-2) - quantile.unsqueeze(-1)  # (B, n, m)
-    size = torch.where(error.abs() <= delta, 0.5 * error.square(), delta * (error.abs() - 0.5 * delta))
+    far = delta * (error.abs() - 0.5 * delta)
+    size = torch.where(error.abs() <= delta, 0.5 * error.square(), far)
     weight = (tau.unsqueeze(-1) - (error < 0).to(error.dtype)).abs()
     return (weight * size / delta).mean(-1).sum(-1)
 

@@ -129,9 +129,7 @@ def munchausen(
     return _one_step(reward + bonus, discount, soft)
 
 
-def categorical(
-    reward: Tensor, discount: Tensor, probability: Tensor, support: Tensor
-) -> Tensor:
+def categorical(reward: Tensor, discount: Tensor, probability: Tensor, support: Tensor) -> Tensor:
     """The distribution of r + γ Z on the support of Z, `(B, n)` (Bellemare et al. 2017, alg. 1).
 
     Z has `probability` `(B, n)` on the evenly spaced `support` `(n,)`. What falls between two atoms

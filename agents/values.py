@@ -35,7 +35,7 @@ class Value:
         return Head(actions, dueling=dueling)
 
     def fractions(self, batch: int, generator: torch.Generator) -> Tensor | None:
-        """Quantile fractions τ `(batch, N)` to ask a network for while learning, if it wants any."""
+        """Quantile fractions τ `(batch, N)` to ask a network for while learning, or None."""
         return None
 
     def fixed_fractions(self, batch: int, device: torch.device) -> Tensor | None:
@@ -84,9 +84,9 @@ class CategoricalValue(Value):
 
 
 class HistogramValue(CategoricalValue):
-    """The same histogram, learned from the expected target smeared out (HL-Gauss, Farebrother 2024).
+    """The same histogram, learned from the expected target smeared out.
 
-    σ is 0.75 times a bin's width, as the paper recommends.
+    HL-Gauss: Farebrother et al. 2024, "Stop regressing". σ is 0.75 times a bin's width.
     """
 
     def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
@@ -139,10 +139,13 @@ class ImplicitQuantileValue(QuantileValue):
 
 
 def value_of(
-    representation: Representation, loss: Literal["huber", "squared"], atoms: int, low: float,
+    representation: Representation,
+    loss: Literal["huber", "squared"],
+    atoms: int,
+    low: float,
     high: float,
 ) -> Value:
-    """The representation by its name. `atoms` are bins or quantiles, `low` and `high` the support."""
+    """A representation by its name. `atoms` are bins or quantiles; `low`, `high` the support."""
     return {
         "scalar": lambda: Value(loss),
         "categorical": lambda: CategoricalValue(atoms, low, high),

@@ -160,7 +160,9 @@ class Network(nn.Module):
             }
         )
         # In the order of their noise. Those of a trunk of the user's own are none of ours.
-        self._noisy = (*(self._layers or ()), *self.heads.values()) if config.noisy else ()
+        layers = (*(self._layers or ()), *self.heads.values()) if config.noisy else ()
+        self.noisy = tuple(layer for layer in layers if isinstance(layer, Dense))
+        """The noisy layers."""
 
     def forward(
         self,
@@ -180,8 +182,8 @@ class Network(nn.Module):
             features = self._through_trunk(x, noise)
             if self.config.noisy and noise:
                 own = dict(zip(self.heads, noise[-len(self.heads) :], strict=True))
-                return {name: head(features, tau, own[name]) for name, head in heads}
-            return {name: head(features, tau) for name, head in heads}
+                return {name: head(features, own[name], tau) for name, head in heads}
+            return {name: head(features, None, tau) for name, head in heads}
         lead, members = x.shape[:-1], len(self.heads)
         if len(lead) != 1:
             x = x.reshape(-1, x.shape[-1])
@@ -191,7 +193,7 @@ class Network(nn.Module):
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
         members_of = dict(zip(self.heads, stacked.unbind(), strict=True))
-        return {name: head(members_of[name], tau) for name, head in heads}
+        return {name: head(members_of[name], None, tau) for name, head in heads}
 
     def _through_trunk(self, x: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
         if self._layers is None:
@@ -209,8 +211,8 @@ class Network(nn.Module):
         separate trunks `(*lead, E, size)`. For noisy layers a vector for each layer, heads last;
         a batch shares it.
         """
-        if self._noisy:
-            sizes = [layer.inputs + layer.outputs for layer in self._noisy]
+        if self.noisy:
+            sizes = [layer.inputs + layer.outputs for layer in self.noisy]
             device = generator.device
             drawn = torch.randn(sum(sizes), generator=generator, device=device)
             return _factors(drawn, sizes)
@@ -226,11 +228,11 @@ class Network(nn.Module):
 
     def sample_exploration(self, rng: np.random.Generator) -> list[Tensor] | None:
         """The noise of noisy layers for one step of acting, from an actor's random stream."""
-        if not self._noisy:
+        if not self.noisy:
             return None
-        sizes = [layer.inputs + layer.outputs for layer in self._noisy]
+        sizes = [layer.inputs + layer.outputs for layer in self.noisy]
         drawn = torch.from_numpy(rng.standard_normal(sum(sizes), np.float32))
-        return _factors(drawn.to(self._noisy[0].weight.device), sizes)
+        return _factors(drawn.to(self.noisy[0].weight.device), sizes)
 
 
 class _HeadLayer(Dense):
@@ -254,12 +256,13 @@ class _HeadLayer(Dense):
         if head.cosines:
             names = (f"{name}.embedding",)
             self.embedding = Dense(head.cosines, inputs, names, config.init, 2**0.5, generator)
-            self.register_buffer("frequencies", torch.pi * torch.arange(head.cosines))
+        # Not a buffer, which would be saved: it follows from the head.
+        self.frequencies = torch.pi * torch.arange(head.cosines)
 
-    def forward(self, x: Tensor, tau: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
         head = self.head
         if self.embedding is not None and tau is not None:
-            cosines = torch.cos(tau.unsqueeze(-1) * self.frequencies)
+            cosines = torch.cos(tau.unsqueeze(-1) * self.frequencies.to(tau.device))
             x = x.unsqueeze(-2) * torch.relu(self.embedding(cosines))  # (..., N, features)
         y = self.affine(x, noise)
         if head.size is None:
