@@ -16,7 +16,18 @@ from agents.core.files import CheckpointError
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.policy_gradient.reinforce import REINFORCE, REINFORCEConfig
-from agents.q_learning.dqn import DQN, DQNConfig
+from agents.q_learning.dqn import (
+    C51,
+    DQN,
+    IQN,
+    QRDQN,
+    C51Config,
+    DQNConfig,
+    IQNConfig,
+    QRDQNConfig,
+    Rainbow,
+    RainbowConfig,
+)
 from agents.q_learning.pqn import PQN, PQNConfig
 from agents.q_learning.stream_q import StreamQ, StreamQConfig
 from agents.runner.evaluate import Evaluation, evaluate
@@ -30,26 +41,34 @@ from agents.sarsa.stream_sarsa import StreamSARSA, StreamSARSAConfig
 __all__ = [
     "A2C",
     "AGENTS",
+    "C51",
     "DQN",
+    "IQN",
     "PPO",
     "PQN",
+    "QRDQN",
     "REINFORCE",
     "SARSA",
     "A2CConfig",
     "Actor",
     "Agent",
     "AgentConfig",
+    "C51Config",
     "Callback",
     "CheckpointError",
     "DQNConfig",
     "Evaluation",
     "ExpectedSARSA",
     "ExpectedSARSAConfig",
+    "IQNConfig",
     "NetworkConfig",
     "OptimConfig",
     "PPOConfig",
     "PQNConfig",
+    "QRDQNConfig",
     "REINFORCEConfig",
+    "Rainbow",
+    "RainbowConfig",
     "Run",
     "SARSAConfig",
     "StreamQ",

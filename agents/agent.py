@@ -82,6 +82,9 @@ class Agent:
     name: ClassVar[str]
     Config: ClassVar[type[AgentConfig]]
 
+    noisy: ClassVar[bool] = False
+    """Whether it explores by the noisy layers of a network, if the config asks for them."""
+
     memory: Rollout | Replay | Stream
 
     def __init__(
@@ -142,6 +145,11 @@ class Agent:
 
         Raises ValueError for settings that a trunk of the user's own would leave without effect.
         """
+        if self.config.network.noisy and not self.noisy:
+            raise ValueError(
+                f"network.noisy explores for agents that value actions from a replay, {self.name} "
+                "has no use for it: leave it False"
+            )
         if self._trunk is not None:
             for name in ("conv", "hidden_sizes", "activation", "norm", "residual"):
                 value = getattr(self.config.network, name)

@@ -26,6 +26,25 @@ def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
     return _huber_loss(prediction, target, _NO_REDUCTION, delta)
 
 
+def cross_entropy(logits: Tensor, probability: Tensor) -> Tensor:
+    """-Σ p log softmax(logits) over the last axis, `(B, n) -> (B,)` (Bellemare et al. 2017)."""
+    _same_shape(logits, probability)
+    return -(probability * torch.log_softmax(logits, -1)).sum(-1)
+
+
+def quantile_huber(quantile: Tensor, target: Tensor, tau: Tensor, delta: float = 1.0) -> Tensor:
+    """Σ_i mean_j |τ_i - [u_ij < 0]| huber(u_ij) / δ with u_ij = target_j - quantile_i, `(B,)`.
+
+    Quantiles `(B, n)` at the fractions τ `(B, n)` or `(n,)`, targets `(B, m)` (Dabney et al. 2018,
+    eq. 10). One quantile at τ = ½ gives half the Huber loss.
+    """
+    error = target.unsqueeze(-2) - quantile.unsqueeze(-1)  # (B, n, m)
+    far = delta * (error.abs() - 0.5 * delta)
+    size = torch.where(error.abs() <= delta, 0.5 * error.square(), far)
+    weight = (tau.unsqueeze(-1) - (error < 0).to(error.dtype)).abs()
+    return (weight * size / delta).mean(-1).sum(-1)
+
+
 def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
     """-log π(a|s) A: its gradient is the policy gradient, negated (Williams 1992)."""
     _same_shape(log_prob, advantage)

@@ -128,6 +128,60 @@ def expected_sarsa(
     return _one_step(reward, discount, expected_value(next_q, next_probability))
 
 
+def munchausen(
+    reward: Tensor,
+    discount: Tensor,
+    q: Tensor,
+    action: Tensor,
+    next_q: Tensor,
+    temperature: float = 0.03,
+    share: float = 0.9,
+    floor: float = -1.0,
+) -> Tensor:
+    """r + α [τ log π(a|s)] + γ Σ_a' π(a'|s') (Q(s', a') - τ log π(a'|s')), `(...,)`.
+
+    π = softmax(Q / τ) for Q `(..., A)` of the target network; the bracket lies between `floor` and
+    0 (Vieillard et al. 2020, eq. 1). With α (`share`) 0 it is soft Q-learning, and with τ → 0 then
+    Q-learning.
+    """
+    log_prob = torch.log_softmax(q / temperature, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    bonus = share * (temperature * log_prob).clamp(floor, 0.0)
+    next_log_prob = torch.log_softmax(next_q / temperature, -1)
+    soft = (next_log_prob.exp() * (next_q - temperature * next_log_prob)).sum(-1)
+    return _one_step(reward + bonus, discount, soft)
+
+
+def categorical(reward: Tensor, discount: Tensor, probability: Tensor, support: Tensor) -> Tensor:
+    """The distribution of r + γ Z on the support of Z, `(B, n)` (Bellemare et al. 2017, alg. 1).
+
+    Z has `probability` `(B, n)` on the evenly spaced `support` `(n,)`. What falls between two atoms
+    is shared between them by nearness, what falls beyond the ends goes to them.
+    """
+    low, high, gap = support[0], support[-1], support[1] - support[0]
+    moved = (reward.unsqueeze(-1) + discount.unsqueeze(-1) * support).clamp(low, high)
+    # (B, n to, n from): each moved atom gives 1 - distance, in gaps, to those less than one away
+    near = 1.0 - (moved.unsqueeze(-2) - support.unsqueeze(-1)).abs() / gap
+    return (near.clamp(min=0.0) * probability.unsqueeze(-2)).sum(-1)
+
+
+def hl_gauss(value: Tensor, support: Tensor, sigma: float) -> Tensor:
+    """A normal distribution around values `(B,)` as probabilities of bins, `(B, n)`.
+
+    The bins have the evenly spaced `support` `(n,)` for middles; what lies beyond the first and the
+    last is cut off (Imani & White 2018; Farebrother et al. 2024, "Stop regressing").
+    """
+    half = 0.5 * (support[1] - support[0])
+    edges = torch.cat([support - half, support[-1:] + half])
+    inside = value.clamp(support[0], support[-1]).unsqueeze(-1)
+    mass = torch.special.ndtr((edges - inside) / sigma)
+    return mass.diff(dim=-1) / (mass[..., -1:] - mass[..., :1])
+
+
+def quantile_middles(n: int, device: torch.device | None = None) -> Tensor:
+    """The middles of n equal parts of [0, 1], `(n,)`: (2 i + 1) / 2 n (Dabney et al. 2018)."""
+    return (torch.arange(n, device=device) + 0.5) / n
+
+
 def _one_step(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     _same_shape(reward=reward, discount=discount, next_value=next_value)
     return reward + discount * next_value

@@ -30,11 +30,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+SPREAD = 0.5
+"""Spread of a noisy layer at the start, times √inputs (Fortunato et al. 2018, σ₀)."""
+
+
 class Dense(nn.Module):
     """y = W x + b, for one member `(..., in) -> (..., out)` or a stack `(E, B, in) -> (E, B, out)`.
 
     `names` are what the gradient statistics call the members: one name, or one for each of E. The
     weight is `(out, in)`; a stack's lies as its batched product reads it, `(E, in, out)`.
+
+    A `noisy` layer (one member) has a trained spread beside every weight and bias, and adds to them
+    spread × noise: factorised Gaussian noise f(ε_out) f(ε_in)ᵀ with f(x) = sgn(x) √|x| (Fortunato
+    et al. 2018, eq. 10). It draws nothing itself: `noise` comes in, `(in + out,)` numbers f(ε),
+    and without it the layer is a plain one.
     """
 
     def __init__(
@@ -45,9 +54,11 @@ class Dense(nn.Module):
         init: Init,
         gain: float,
         generator: torch.Generator,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
         self.layer_names = names
+        self.inputs, self.outputs = inputs, outputs
         self.members = len(names)
         if self.members == 1:
             self.weight = nn.Parameter(torch.empty(outputs, inputs))
@@ -57,9 +68,18 @@ class Dense(nn.Module):
             self.weight = nn.Parameter(torch.empty(self.members, inputs, outputs))
             self.bias = nn.Parameter(torch.zeros(self.members, 1, outputs))
             initialize(self.weight.mT, init, gain, generator)
+        self.spread = self.bias_spread = None
+        if noisy:
+            start = SPREAD / inputs**0.5
+            self.spread = nn.Parameter(torch.full_like(self.weight, start))
+            self.bias_spread = nn.Parameter(torch.full_like(self.bias, start))
 
-    def affine(self, x: Tensor) -> Tensor:
+    def affine(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """W x + b."""
+        if noise is not None and self.spread is not None and self.bias_spread is not None:
+            into, out = noise.split([self.inputs, self.outputs])
+            weight = torch.addcmul(self.weight, self.spread, torch.outer(out, into))
+            return F.linear(x, weight, torch.addcmul(self.bias, self.bias_spread, out))
         if self.members == 1:
             return F.linear(x, self.weight, self.bias)
         return torch.baddbmm(self.bias, x, self.weight)
@@ -71,7 +91,8 @@ class HiddenLayer(Dense):
     """Dense, then layer normalisation, activation, dropout and a skip connection as configured.
 
     Dropout draws nothing itself: the uniform noise comes in as an input, so that a loss stays a
-    pure function. Without noise (acting, targets, evaluation) nothing is dropped.
+    pure function. Without noise (acting, targets, evaluation) nothing is dropped. A noisy layer has
+    no dropout, and `noise` is what `Dense` says.
     """
 
     def __init__(
@@ -87,8 +108,9 @@ class HiddenLayer(Dense):
         layer_norm: bool,
         residual: bool,
         dropout: float,
+        noisy: bool,
     ) -> None:
-        super().__init__(inputs, outputs, names, init, gain, generator)
+        super().__init__(inputs, outputs, names, init, gain, generator, noisy)
         self.activation = ACTIVATIONS[activation]
         self.residual = residual
         self.dropout = dropout
@@ -98,7 +120,7 @@ class HiddenLayer(Dense):
             self.norm_bias = nn.Parameter(torch.zeros_like(self.bias))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        h = self.affine(x)
+        h = self.affine(x, noise if self.spread is not None else None)
         scale, shift = self.norm_scale, self.norm_bias
         if scale is not None and shift is not None:
             if scale.ndim == 1:  # one kernel; of a stack every member has a scale of its own
@@ -106,7 +128,7 @@ class HiddenLayer(Dense):
             else:
                 h = torch.layer_norm(h, h.shape[-1:]) * scale + shift
         h = self.activation(h)
-        if noise is not None:
+        if noise is not None and self.dropout:
             h = h * (noise >= self.dropout) / (1.0 - self.dropout)
         return x + h if self.residual else h
 

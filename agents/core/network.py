@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -47,6 +48,9 @@ class NetworkConfig:
     """Probability of dropping a hidden unit while learning; nothing is dropped while acting."""
     init: Init = "orthogonal"
     """How weights begin."""
+    noisy: bool = False
+    """Noise with a trained spread on all dense layers (Fortunato et al. 2018), which explores in
+    the place of random actions; for agents that value actions from a replay."""
     shared_trunk: bool = True
     """One trunk for all heads, or one of its own for each head."""
 
@@ -74,6 +78,11 @@ class NetworkConfig:
             raise ValueError(f"network.init is {self.init!r}: use orthogonal, xavier, he or sparse")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"network.dropout is {self.dropout}: use a probability in [0, 1)")
+        if self.noisy and (self.dropout or not self.shared_trunk):
+            raise ValueError(
+                "network.noisy goes with one trunk without dropout: set network.dropout=0 and "
+                "network.shared_trunk=True"
+            )
         if (self.residual and len(set(self.hidden_sizes)) > 1) or (
             self.residual and len(self.hidden_sizes) < 2
         ):
@@ -92,13 +101,23 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Head:
-    """What a head gives out: `size` numbers, or with size None a scalar of shape `(...,)`."""
+    """What a head gives out: `size` numbers, or with size None a scalar of shape `(...,)`.
+
+    With `atoms` it gives so many numbers for each of `size` actions, `(..., size, atoms)`. With
+    `cosines` it reads quantile fractions τ `(..., N)` too and gives `(..., size, N)`.
+    """
 
     size: int | None
     gain: float = 1.0
     """Scale of the initial weights; 0.01 begins a policy close to uniform."""
     log_std: float | None = None
     """If given, a trained vector beginning at this value is appended: `(..., 2 size)`."""
+    atoms: int | None = None
+    """Numbers for each action: probabilities of a support, or quantiles."""
+    cosines: int = 0
+    """Features cos(π i τ) that quantile fractions are embedded by (Dabney et al. 2018, 64)."""
+    dueling: bool = False
+    """V(s) + A(s, a) - mean_a A(s, a) in the place of Q(s, a) (Wang et al. 2016)."""
 
 
 class Network(nn.Module):
@@ -156,6 +175,7 @@ class Network(nn.Module):
                     layer_norm=config.norm == "layer",
                     residual=config.residual and depth > 0,
                     dropout=config.dropout,
+                    noisy=config.noisy,
                 )
                 for depth, (inputs, outputs) in enumerate(pairwise(sizes))
             )
@@ -163,23 +183,35 @@ class Network(nn.Module):
         self._layers = tuple(self.trunk) if isinstance(self.trunk, nn.ModuleList) else None
         self.heads = nn.ModuleDict(
             {
-                name: _HeadLayer(features, spec, (f"{name}.head",), config.init, generator)
+                name: _HeadLayer(features, spec, name, config, generator)
                 for name, spec in specs.items()
             }
         )
+        # In the order of their noise. Those of a trunk of the user's own are none of ours.
+        layers = (*(self._layers or ()), *self.heads.values()) if config.noisy else ()
+        self.noisy = tuple(layer for layer in layers if isinstance(layer, Dense))
+        """The noisy layers."""
 
     def forward(
-        self, obs: Tensor, noise: Sequence[Tensor] | None = None, only: str | None = None
+        self,
+        obs: Tensor,
+        noise: Sequence[Tensor] | None = None,
+        only: str | None = None,
+        tau: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The heads' outputs for observations `(..., size)`; with `only` just that head's.
 
-        `noise` comes from `sample_noise` and switches dropout on.
+        `noise` comes from `sample_noise` and switches dropout or noisy layers on; `tau` `(..., N)`
+        are the quantile fractions that a head with `cosines` is asked for.
         """
         x = self.observations.expand(obs)
         heads = self.heads.items() if only is None else ((only, self.heads[only]),)
         if self.shared:
             features = self._through_trunk(x if self.conv is None else self.conv(x), noise)
-            return {name: head(features) for name, head in heads}
+            if self.config.noisy and noise:
+                own = dict(zip(self.heads, noise[-len(self.heads) :], strict=True))
+                return {name: head(features, own[name], tau) for name, head in heads}
+            return {name: head(features, None, tau) for name, head in heads}
         lead, members = x.shape[:-1], len(self.heads)
         if len(lead) != 1:
             x = x.reshape(-1, x.shape[-1])
@@ -189,8 +221,8 @@ class Network(nn.Module):
         stacked = self._through_trunk(x, noise)  # (E, B, features)
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
-        own = dict(zip(self.heads, stacked.unbind(), strict=True))
-        return {name: head(own[name]) for name, head in heads}
+        members_of = dict(zip(self.heads, stacked.unbind(), strict=True))
+        return {name: head(members_of[name], None, tau) for name, head in heads}
 
     def _through_trunk(self, x: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
         if self._layers is None:
@@ -202,10 +234,17 @@ class Network(nn.Module):
     def sample_noise(
         self, lead: tuple[int, ...], generator: torch.Generator
     ) -> list[Tensor] | None:
-        """Uniform noise for dropout on a batch with these leading axes; None without dropout.
+        """The noise for a batch with these leading axes; None where nothing is random.
 
-        A tensor for each hidden layer, `(*lead, size)`; with E separate trunks `(*lead, E, size)`.
+        For dropout uniform noise, a tensor for each hidden layer: `(*lead, size)`, or with E
+        separate trunks `(*lead, E, size)`. For noisy layers a vector for each layer, heads last;
+        a batch shares it.
         """
+        if self.noisy:
+            sizes = [layer.inputs + layer.outputs for layer in self.noisy]
+            device = generator.device
+            drawn = torch.randn(sum(sizes), generator=generator, device=device)
+            return _factors(drawn, sizes)
         if not self.config.dropout:
             return None
         if not self.shared:
@@ -216,31 +255,63 @@ class Network(nn.Module):
             for size in self.config.hidden_sizes
         ]
 
+    def sample_exploration(self, rng: np.random.Generator) -> list[Tensor] | None:
+        """The noise of noisy layers for one step of acting, from an actor's random stream."""
+        if not self.noisy:
+            return None
+        sizes = [layer.inputs + layer.outputs for layer in self.noisy]
+        drawn = torch.from_numpy(rng.standard_normal(sum(sizes), np.float32))
+        return _factors(drawn.to(self.noisy[0].weight.device), sizes)
+
 
 class _HeadLayer(Dense):
-    """The last layer: numbers, a scalar without a trailing axis, or means with a log_std."""
+    """The last layer: numbers, a scalar without a trailing axis, or what else `Head` asks for."""
 
     def __init__(
         self,
         inputs: int,
         head: Head,
-        names: tuple[str, ...],
-        init: Init,
+        name: str,
+        config: NetworkConfig,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(inputs, head.size or 1, names, init, head.gain, generator)
-        self.scalar = head.size is None
-        self.log_std = None
+        size, names = head.size or 1, (f"{name}.head",)
+        outputs = (size + head.dueling) * (head.atoms or 1)  # a dueling head's first is the value
+        super().__init__(inputs, outputs, names, config.init, head.gain, generator, config.noisy)
+        self.head = head
+        self.log_std = self.embedding = None
         if head.log_std is not None:
-            self.log_std = nn.Parameter(torch.full((head.size or 1,), head.log_std))
+            self.log_std = nn.Parameter(torch.full((size,), head.log_std))
+        if head.cosines:
+            names = (f"{name}.embedding",)
+            self.embedding = Dense(head.cosines, inputs, names, config.init, 2**0.5, generator)
+        # Not a buffer, which would be saved: it follows from the head.
+        self.frequencies = torch.pi * torch.arange(head.cosines)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.affine(x)
-        if self.scalar:
+    def forward(self, x: Tensor, noise: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
+        head = self.head
+        if self.embedding is not None and tau is not None:
+            cosines = torch.cos(tau.unsqueeze(-1) * self.frequencies.to(tau.device))
+            x = x.unsqueeze(-2) * torch.relu(self.embedding(cosines))  # (..., N, features)
+        y = self.affine(x, noise)
+        if head.size is None:
             return y.squeeze(-1)
         if self.log_std is not None:
             return torch.cat([y, self.log_std.expand_as(y)], dim=-1)
+        if head.atoms is not None:
+            y = y.unflatten(-1, (-1, head.atoms))
+        elif head.cosines:
+            y = y.mT
+        if head.dueling:
+            axis = -1 if head.atoms is None and not head.cosines else -2
+            value, advantage = y.split([1, head.size], dim=axis)
+            return value + advantage - advantage.mean(axis, keepdim=True)
         return y
+
+
+def _factors(drawn: Tensor, sizes: list[int]) -> list[Tensor]:
+    """f(x) = sgn(x) √|x| of standard normal noise, a vector for each layer."""
+    return list((drawn.sign() * drawn.abs().sqrt()).split(sizes))
 
 
 def _as_head(spec: Head | int | str) -> Head:

@@ -1,7 +1,10 @@
-"""DQN: deep Q-learning from replay with a target network, double or not.
+"""DQN: deep Q-learning from replay with a target network, and the extensions of it.
 
-Mnih et al. 2015, "Human-level control through deep reinforcement learning"; van Hasselt et al.
-2016, "Deep reinforcement learning with double Q-learning".
+Mnih et al. 2015, "Human-level control through deep reinforcement learning". Each extension is a
+field of the config: double (van Hasselt et al. 2016), dueling (Wang et al. 2016), n-step returns
+(Sutton 1988), prioritised replay (Schaul et al. 2016), noisy layers (Fortunato et al. 2018) and
+Munchausen rewards (Vieillard et al. 2020). What a value is, a number or a distribution, is a field
+too: C51, QR-DQN, IQN and Rainbow, at the end, are DQN with other defaults.
 """
 
 from __future__ import annotations
@@ -11,15 +14,21 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from agents import losses, targets
+from agents import targets
 from agents.agent import Agent, AgentConfig, Metrics
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
 from agents.exploration import epsilon_greedy
+from agents.memory import Replay
+from agents.values import Representation, of_action, value_of
 from envs.transition import Transition
+
+
+def _network(noisy: bool = False) -> NetworkConfig:
+    return NetworkConfig((256, 256), activation="relu", noisy=noisy)
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,33 @@ class DQNConfig(AgentConfig):
     """Updates for each environment step, whatever the number of environments."""
     train_every: int = 1
     """Environment steps from one burst of the updates due to the next."""
+    frames: int = 1
+    """Frames that an observation is a stack of; each is then stored once."""
+    n_step: int = 1
+    """Rewards that are summed before the value of what follows is taken for the rest."""
+    priority_exponent: float = 0.0
+    """How much more often a transition with a larger error is drawn, α; 0: all alike."""
+    importance_exponent: float = 0.4
+    """How much of that its weight in the loss makes good, β, at the start; 1 is all of it."""
+    importance_steps: int = 100_000
+    """Environment steps over which β rises to 1."""
+    value: Representation = "scalar"
+    """What the worth of an action is: a number; a histogram, learned as the distribution of returns
+    (categorical) or from their expectation (hl_gauss); fixed or implicit quantiles."""
+    atoms: int = 51
+    """Bins of a histogram, or quantiles; a scalar has none."""
+    v_min: float = 0.0
+    """The least return of a histogram."""
+    v_max: float = 100.0
+    """The largest return of a histogram."""
     double: bool = True
     """Let the online network choose the next action that the target network values."""
+    dueling: bool = False
+    """Learn the value of a state and the advantages of its actions apart."""
+    munchausen: bool = False
+    """Add the log-probability of the action to the reward, and soften the maximum."""
     loss: Literal["huber", "squared"] = "huber"
-    """What is made of the TD error."""
+    """What is made of the TD error of a scalar value."""
     target_every: int = 100
     """Updates from one move of the target network to the next."""
     tau: float = 1.0
@@ -50,14 +82,12 @@ class DQNConfig(AgentConfig):
     """Probability of a random action once exploration has been reduced."""
     epsilon_steps: int = 10_000
     """Environment steps over which it is reduced, linearly."""
-    network: NetworkConfig = field(
-        default_factory=lambda: NetworkConfig((256, 256), activation="relu")
-    )
+    network: NetworkConfig = field(default_factory=_network)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, max_grad_norm=10.0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("buffer_size", "batch_size", "train_every", "target_every"):
+        for name in ("buffer_size", "batch_size", "train_every", "target_every", "atoms"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
         for name in ("learning_starts", "epsilon_steps"):
             self.require(name, getattr(self, name) >= 0, "0 or more")
@@ -66,6 +96,12 @@ class DQNConfig(AgentConfig):
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
         for name in ("epsilon_start", "epsilon_end"):
             self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
+        if self.value in ("categorical", "hl_gauss"):
+            self.require("v_max", self.v_max > self.v_min, f"more than v_min, {self.v_min}")
+            self.require("atoms", self.atoms >= 2, "2 or more")
+        if self.munchausen:
+            plain = self.value == "scalar" and not self.double and self.n_step == 1
+            self.require("munchausen", plain, "it with a scalar value, double=False and n_step=1")
 
 
 class DQN(Agent):
@@ -74,14 +110,26 @@ class DQN(Agent):
     name = "dqn"
     Config = DQNConfig
     config: DQNConfig
+    memory: Replay
+    noisy = True
 
     def build(self) -> None:
         c = self.config
-        self.network = self.new_network({"q": self.discrete_actions()})
-        self.learner = self.new_learner("dqn", network=self.network)
+        self.value = value_of(c.value, c.loss, c.atoms, c.v_min, c.v_max)
+        self.network = self.new_network({"q": self.value.head(self.discrete_actions(), c.dueling)})
+        self.learner = self.new_learner(self.name, network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = self.new_replay(
-            c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
+            c.buffer_size,
+            c.batch_size,
+            c.updates_per_step,
+            c.learning_starts,
+            c.train_every,
+            frames=c.frames,
+            n_step=c.n_step,
+            priority_exponent=c.priority_exponent,
+            importance_exponent=c.importance_exponent,
+            importance_steps=c.importance_steps,
         )
 
     @property
@@ -91,33 +139,126 @@ class DQN(Agent):
         return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
 
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
-        q = self.network(obs)["q"].cpu().numpy()
+        noise = self.network.sample_exploration(rng) if explore else None
+        q = self.q_values(obs, noise).cpu().numpy()
         return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
+
+    def q_values(self, obs: Tensor, noise: list[Tensor] | None = None) -> Tensor:
+        """The expected return of every action, `(N, A)`."""
+        tau = self.value.fixed_fractions(len(obs), obs.device)
+        return self.value.expectation(self.network(obs, noise, tau=tau)["q"])
 
     def update(self, batch: Transition) -> Metrics:
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
-        target = self.td_target(batch, next_obs)
+        target = self.td_target(batch, obs, next_obs)
         noise = self.network.sample_noise((len(obs),), self.noise)
-        step = self.learner.minimize(self.loss, obs, batch.action, target, noise)
-        if not step.skipped and self.learner.updates % self.config.target_every == 0:
-            self.target.follow(self.config.tau)
+        tau = self.value.fractions(len(obs), self.noise)
+        weight = batch.extras.get("weight")
+        step = self.learner.minimize(self.loss, obs, batch.action, target, weight, tau, noise)
+        if not step.skipped:
+            if "index" in batch.extras:
+                self.memory.reprioritize(batch.extras["index"], step.aux["td_error"])
+            if self.learner.updates % self.config.target_every == 0:
+                self.target.follow(self.config.tau)
         return {"epsilon": self.epsilon}
 
     @torch.no_grad()
-    def td_target(self, batch: Transition, next_obs: Tensor) -> Tensor:
-        """r + γ max_a Q_target(s', a), `(B,)`, or the double form of it."""
-        reward, discount = self.scaled(batch.reward), batch.discount(self.config.gamma)
-        next_q = self.target.modules["network"](next_obs)["q"]
-        if self.config.double:
-            selector_q = self.network(next_obs)["q"]
-            return targets.double_q_learning(reward, discount, next_q, selector_q)
-        return targets.q_learning(reward, discount, next_q)
+    def td_target(self, batch: Transition, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """What r + γ max_a Q_target(s', a) looks like, `(B,)` or for distributions `(B, n)`."""
+        c, target_network = self.config, self.target.modules["network"]
+        reward, discount = self.scaled(batch.reward), batch.discount(c.gamma)
+        output = self.output(target_network, next_obs)
+        if c.munchausen:
+            q = self.output(target_network, obs)
+            return targets.munchausen(reward, discount, q, batch.action, output)
+        selector = self.output(self.network, next_obs) if c.double else output
+        action = self.value.expectation(selector).argmax(-1)
+        return self.value.target(reward, discount, of_action(output, action))
+
+    def output(self, network: nn.Module, obs: Tensor) -> Tensor:
+        """What a network says of every action, noisy layers and quantile fractions drawn anew."""
+        noise = self.network.sample_noise((len(obs),), self.noise) if self.network.noisy else None
+        return network(obs, noise, tau=self.value.fractions(len(obs), self.noise))["q"]
 
     def loss(
-        self, obs: Tensor, action: Tensor, target: Tensor, noise: list[Tensor] | None
+        self,
+        obs: Tensor,
+        action: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        tau: Tensor | None,
+        noise: list[Tensor] | None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        q = self.network(obs, noise)["q"].gather(-1, action.unsqueeze(-1)).squeeze(-1)
-        error = losses.huber if self.config.loss == "huber" else losses.squared
-        td_error = (target - q).detach()
-        aux = {"q": q.detach().mean(), "td_error": td_error}
-        return {"td": error(q, target).mean()}, aux
+        taken = of_action(self.network(obs, noise, tau=tau)["q"], action)
+        error = self.value.loss(taken, target, tau)
+        if weight is not None:
+            error = weight * error
+        detached = taken.detach()
+        q = self.value.expectation(detached).mean()
+        return {"td": error.mean()}, {"q": q, "td_error": self.value.error(detached, target)}
+
+
+# DQN by other names: each only says where it begins. -------------------------------------------
+
+
+@dataclass(frozen=True)
+class C51Config(DQNConfig):
+    """Bellemare et al. 2017, "A distributional perspective on reinforcement learning"."""
+
+    value: Representation = "categorical"
+    double: bool = False
+
+
+class C51(DQN):
+    """DQN over a histogram of the return."""
+
+    name, Config = "c51", C51Config
+
+
+@dataclass(frozen=True)
+class QRDQNConfig(DQNConfig):
+    """Dabney et al. 2018, "Distributional reinforcement learning with quantile regression"."""
+
+    value: Representation = "quantile"
+    atoms: int = 25
+    double: bool = False
+
+
+class QRDQN(DQN):
+    """DQN over fixed quantiles of the return."""
+
+    name, Config = "qrdqn", QRDQNConfig
+
+
+@dataclass(frozen=True)
+class IQNConfig(DQNConfig):
+    """Dabney et al. 2018, "Implicit quantile networks for distributional RL"."""
+
+    value: Representation = "implicit_quantile"
+    atoms: int = 8
+    double: bool = False
+
+
+class IQN(DQN):
+    """DQN over quantiles of the return at any fraction."""
+
+    name, Config = "iqn", IQNConfig
+
+
+@dataclass(frozen=True)
+class RainbowConfig(DQNConfig):
+    """Hessel et al. 2018, "Rainbow: combining improvements in deep reinforcement learning"."""
+
+    value: Representation = "categorical"
+    dueling: bool = True
+    n_step: int = 3
+    priority_exponent: float = 0.5
+    epsilon_start: float = 0.0
+    epsilon_end: float = 0.0
+    network: NetworkConfig = field(default_factory=lambda: _network(noisy=True))
+
+
+class Rainbow(DQN):
+    """DQN with all of double, dueling, n-step, priorities, noisy layers and a histogram."""
+
+    name, Config = "rainbow", RainbowConfig

@@ -21,14 +21,12 @@ from agents.agent import Agent, AgentConfig, Metrics
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
-from agents.core.seeding import stream
 from agents.exploration import (
     boltzmann,
     boltzmann_probabilities,
     epsilon_greedy,
     epsilon_greedy_probabilities,
 )
-from agents.memory import Replay
 from envs.transition import Transition
 
 
@@ -97,14 +95,8 @@ class ExpectedSARSA(Agent):
         self.network = self.new_network({"q": self.discrete_actions()})
         self.learner = self.new_learner("expected_sarsa", network=self.network)
         self.target = self.new_target(self.learner)
-        self.memory = Replay(
-            c.buffer_size,
-            c.batch_size,
-            c.updates_per_step,
-            c.learning_starts,
-            stream(self.seed, "replay"),
-            self.device,
-            c.train_every,
+        self.memory = self.new_replay(
+            c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
         )
 
     @property

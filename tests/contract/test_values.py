@@ -44,6 +44,8 @@ GENTLE = QUICK["optim"] | {"lr": 7e-3, "max_grad_norm": 0.5}
 def learned(agent, observations):
     """What the agent's networks say of states: Q `(S, A)` by "q", V `(S,)` by "value"."""
     with torch.no_grad():
+        if hasattr(agent, "q_values"):
+            return [("q", agent.q_values(torch.from_numpy(observations)).numpy())]
         outputs = [
             (head, output.numpy())
             for learner in agent.learners.values()

@@ -1,0 +1,155 @@
+"""How the worth of an action is represented: a number, a histogram, or quantiles of the return.
+
+Each representation supplies its head, the expectation by which actions are chosen, the target that
+a successor makes, and the loss against it. An output is what a head gives for every action,
+`(..., A)` for numbers or `(..., A, n)`; `of_action` takes one action's part of it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from agents import losses, targets
+from agents.core.network import Head
+
+Representation = Literal["scalar", "categorical", "hl_gauss", "quantile", "implicit_quantile"]
+
+
+def of_action(output: Tensor, action: Tensor) -> Tensor:
+    """The part of an output `(B, A)` or `(B, A, n)` that belongs to the actions `(B,)`."""
+    index = action.reshape(-1, *[1] * (output.ndim - 1)).expand(-1, 1, *output.shape[2:])
+    return output.gather(1, index).squeeze(1)
+
+
+class Value:
+    """What every representation has. This one is the plain one: Q(s, a) as a number."""
+
+    def __init__(self, loss: Literal["huber", "squared"] = "huber") -> None:
+        self._loss = losses.huber if loss == "huber" else losses.squared
+
+    def head(self, actions: int, dueling: bool) -> Head:
+        """The head of a network that values so many actions."""
+        return Head(actions, dueling=dueling)
+
+    def fractions(self, batch: int, generator: torch.Generator) -> Tensor | None:
+        """Quantile fractions τ `(batch, N)` to ask a network for while learning, or None."""
+        return None
+
+    def fixed_fractions(self, batch: int, device: torch.device) -> Tensor | None:
+        """Those to choose actions by: the same every time."""
+        return None
+
+    def expectation(self, output: Tensor) -> Tensor:
+        """Q, from an output `(..., A)` or `(..., A, n)` or from one action's part of it."""
+        return output
+
+    def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
+        """What r + γ Z(s', a') looks like, from the part of the next action."""
+        return reward + discount * successor
+
+    def loss(self, taken: Tensor, target: Tensor, tau: Tensor | None = None) -> Tensor:
+        """How far the part of the action taken is from the target, `(B,)`."""
+        return self._loss(taken, target)
+
+    def error(self, taken: Tensor, target: Tensor) -> Tensor:
+        """What a priority is made of, `(B,)`: here the TD error."""
+        return target - taken
+
+
+class CategoricalValue(Value):
+    """Probabilities of `atoms` returns from `low` to `high`, as logits (C51, Bellemare 2017)."""
+
+    def __init__(self, atoms: int, low: float, high: float) -> None:
+        self.support = torch.linspace(low, high, atoms)
+
+    def head(self, actions: int, dueling: bool) -> Head:
+        return Head(actions, gain=0.01, atoms=len(self.support), dueling=dueling)
+
+    def expectation(self, output: Tensor) -> Tensor:
+        return output.softmax(-1) @ self.support.to(output.device)
+
+    def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
+        support = self.support.to(reward.device)
+        return targets.categorical(reward, discount, successor.softmax(-1), support)
+
+    def loss(self, taken: Tensor, target: Tensor, tau: Tensor | None = None) -> Tensor:
+        return losses.cross_entropy(taken, target)
+
+    def error(self, taken: Tensor, target: Tensor) -> Tensor:
+        """The Kullback-Leibler divergence, as Rainbow takes it (Hessel et al. 2018)."""
+        return losses.cross_entropy(taken, target) - torch.special.entr(target).sum(-1)
+
+
+class HistogramValue(CategoricalValue):
+    """The same histogram, learned from the expected target smeared out.
+
+    HL-Gauss: Farebrother et al. 2024, "Stop regressing". σ is 0.75 times a bin's width.
+    """
+
+    def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
+        expected = reward + discount * self.expectation(successor)
+        support = self.support.to(reward.device)
+        return targets.hl_gauss(expected, support, 0.75 * float(support[1] - support[0]))
+
+
+class QuantileValue(Value):
+    """`atoms` quantiles of the return, at the middles of as many equal parts (Dabney 2018)."""
+
+    def __init__(self, atoms: int) -> None:
+        self.atoms = atoms
+
+    def head(self, actions: int, dueling: bool) -> Head:
+        return Head(actions, atoms=self.atoms, dueling=dueling)
+
+    def expectation(self, output: Tensor) -> Tensor:
+        return output.mean(-1)
+
+    def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
+        return reward.unsqueeze(-1) + discount.unsqueeze(-1) * successor
+
+    def loss(self, taken: Tensor, target: Tensor, tau: Tensor | None = None) -> Tensor:
+        if tau is None:
+            tau = targets.quantile_middles(taken.shape[-1], taken.device)
+        return losses.quantile_huber(taken, target, tau)
+
+    def error(self, taken: Tensor, target: Tensor) -> Tensor:
+        return target.mean(-1) - taken.mean(-1)
+
+
+class ImplicitQuantileValue(QuantileValue):
+    """Quantiles at any fraction that the network is asked for (IQN, Dabney et al. 2018b).
+
+    `atoms` fractions are drawn for each sample and each side of the loss; actions are chosen by
+    `ACTING` fixed ones, so that acting draws nothing.
+    """
+
+    ACTING = 32
+
+    def head(self, actions: int, dueling: bool) -> Head:
+        return Head(actions, cosines=64, dueling=dueling)
+
+    def fractions(self, batch: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(batch, self.atoms, generator=generator, device=generator.device)
+
+    def fixed_fractions(self, batch: int, device: torch.device) -> Tensor:
+        return targets.quantile_middles(self.ACTING, device).expand(batch, -1)
+
+
+def value_of(
+    representation: Representation,
+    loss: Literal["huber", "squared"],
+    atoms: int,
+    low: float,
+    high: float,
+) -> Value:
+    """A representation by its name. `atoms` are bins or quantiles; `low`, `high` the support."""
+    return {
+        "scalar": lambda: Value(loss),
+        "categorical": lambda: CategoricalValue(atoms, low, high),
+        "hl_gauss": lambda: HistogramValue(atoms, low, high),
+        "quantile": lambda: QuantileValue(atoms),
+        "implicit_quantile": lambda: ImplicitQuantileValue(atoms),
+    }[representation]()
