@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agents.core.files import (
     CheckpointError,
+    check_types,
     config_from_json,
     config_to_json,
     own_version,
@@ -54,6 +55,7 @@ class AgentConfig:
     """How the learner follows its gradient."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.require("gamma", 0.0 <= self.gamma <= 1.0, "a number in [0, 1]")
 
     def require(self, name: str, holds: bool, what: str) -> None:

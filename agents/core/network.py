@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from agents.core.blocks import ACTIVATIONS, Dense, HiddenLayer
+from agents.core.blocks import Dense, HiddenLayer
+from agents.core.files import check_types
 from agents.core.initialization import Init
 from agents.core.spaces import Observations
 
@@ -39,18 +40,11 @@ class NetworkConfig:
     """One trunk for all heads, or one of its own for each head."""
 
     def __post_init__(self) -> None:
+        check_types(self, "network.")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(
                 f"network.hidden_sizes is {self.hidden_sizes}: give one or more sizes of at least 1"
             )
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"network.activation is {self.activation!r}: use {', '.join(ACTIVATIONS)}"
-            )
-        if self.norm not in ("none", "layer"):
-            raise ValueError(f"network.norm is {self.norm!r}: use none or layer")
-        if self.init not in ("orthogonal", "xavier", "he"):
-            raise ValueError(f"network.init is {self.init!r}: use orthogonal, xavier or he")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"network.dropout is {self.dropout}: use a probability in [0, 1)")
         if (self.residual and len(set(self.hidden_sizes)) > 1) or (

@@ -67,6 +67,7 @@ def evaluate(
     seed `seed + k`, however many environments there are (in those that seed their copies one by
     one, as Gymnasium does). An episode that reaches `max_episode_steps` counts as it stands.
     """
+    require_vector_env(envs)
     if episodes < 1 or max_episode_steps < 1:
         raise ValueError(
             f"episodes is {episodes} and max_episode_steps {max_episode_steps}: use 1 or more"
@@ -77,6 +78,15 @@ def evaluate(
     ]
     returns, lengths = (np.concatenate(parts) for parts in zip(*rounds, strict=True))
     return Evaluation(returns, lengths)
+
+
+def require_vector_env(envs: VectorEnv) -> None:
+    """Raise TypeError for environments that are not in the one form that is stepped here."""
+    if not isinstance(envs, VectorEnv):
+        raise TypeError(
+            f"the environments are a {type(envs).__name__}: wrap them, VectorEnv(env), or use "
+            "envs.make(id)"
+        )
 
 
 def _play(

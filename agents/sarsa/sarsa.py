@@ -56,7 +56,6 @@ class SARSAConfig(AgentConfig):
         super().__post_init__()
         for name in ("rollout_size", "epochs", "target_every"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
-        self.require("loss", self.loss in ("huber", "squared"), "huber or squared")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
         self.require(
             "exploration",

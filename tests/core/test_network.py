@@ -256,7 +256,7 @@ def test_a_trunk_of_ones_own_stands_in_for_the_built_one():
         ({"hidden_sizes": ()}, "hidden_sizes is .*give one or more sizes"),
         ({"hidden_sizes": (8, 0)}, "hidden_sizes is .*at least 1"),
         ({"activation": "swish"}, "activation is 'swish': use tanh"),
-        ({"norm": "batch"}, "norm is 'batch': use none or layer"),
+        ({"norm": "batch"}, "norm is 'batch': use none, layer"),
         ({"init": "zeros"}, "init is 'zeros': use orthogonal"),
         ({"dropout": 1.0}, r"dropout is 1\.0: use a probability"),
         ({"dropout": -0.1}, r"dropout is -0\.1"),
