@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from agents.core.files import check_types
+
 Array = NDArray[np.float64]
 Table = dict[str, np.ndarray]
 """Columns by name, all of one length: text for those of `TEXT`, else float64, nan where empty."""
@@ -38,8 +40,13 @@ class Run:
         return read_table(self.path / "episodes.csv", ("step", "return"))
 
     def evaluations(self) -> Table:
-        """Evaluations: step, episodes, mean_return, std_return, min_return, max_return."""
-        return read_table(self.path / "evaluations.csv", ("step", "mean_return"))
+        """Evaluations: step, episodes, mean_return, std_return, min_return, max_return.
+
+        The last one of each step: a run that ended early was evaluated twice there.
+        """
+        table = read_table(self.path / "evaluations.csv", ("step", "mean_return"))
+        last = np.append(np.diff(table["step"]) != 0, True)
+        return {name: column[last] for name, column in table.items()}
 
     def updates(self) -> Table:
         """Updates, each row a mean over an interval: step, update, learner, loss, grad_norm, …"""
@@ -54,15 +61,18 @@ def read_run(path: Path) -> Run:
     """The run in the folder `path`. Raises ValueError if there is none."""
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder")
+    file = path / "config.json"
     try:
-        config = json.loads((path / "config.json").read_text())
-        return Run(path, str(config["agent"]), str(config["env"]), int(config["seed"]), config)
+        config = json.loads(file.read_text())
+        run = Run(path, config["agent"], config["env"], config["seed"], config)
+        check_types(run)
+        return run
     except FileNotFoundError:
         raise ValueError(f"{path}: not a run's folder, it has no config.json") from None
     except KeyError as error:
-        raise ValueError(f"{path / 'config.json'}: no {error} in it") from None
+        raise ValueError(f"{file}: no {error} in it") from None
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / 'config.json'}: unreadable ({error})") from None
+        raise ValueError(f"{file}: unreadable ({error})") from None
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> Table:
