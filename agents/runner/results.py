@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,13 @@ class Run:
 
     def updates(self) -> Table:
         """Updates, each row a mean over an interval: step, update, learner, loss, grad_norm, …"""
-        return read_table(self.path / "updates.csv", ("step", "learner", "grad_norm"))
+        names = ("step", "update", "learner", "grad_norm", "grad_norm_max", "clipped", "skipped")
+        return read_table(self.path / "updates.csv", names)
 
     def gradients(self) -> Table:
         """Layers, each row a mean over an interval: step, update, learner, layer, grad_norm, …"""
-        return read_table(self.path / "gradients.csv", ("step", "learner", "layer", "grad_norm"))
+        names = ("step", "update", "learner", "layer", "grad_norm")
+        return read_table(self.path / "gradients.csv", names)
 
 
 def read_run(path: Path) -> Run:
@@ -73,6 +76,52 @@ def read_run(path: Path) -> Run:
         raise ValueError(f"{file}: no {error} in it") from None
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: unreadable ({error})") from None
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs in these folders. Raises ValueError if one holds none or is given twice."""
+    folders = [path.resolve() for path in paths]
+    for path, folder in zip(paths, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise ValueError(f"{path} is given twice: each run counts once")
+    return [read_run(path) for path in paths]
+
+
+def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """The runs that differ in nothing but their seeds, by environment and label.
+
+    The label is the agent's name, with the settings in which it differs from others of that name
+    in the same environment.
+    """
+
+    def task(run: Run) -> tuple[str, str]:
+        return run.env, run.agent
+
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for (env, agent), same in groupby(sorted(runs, key=lambda r: (*task(r), r.seed)), key=task):
+        members = list(same)
+        settings = [_settings(run) for run in members]
+        names = dict.fromkeys(name for each in settings for name in each)
+        differing = [n for n in names if len({repr(each.get(n)) for each in settings}) > 1]
+        for run, each in zip(members, settings, strict=True):
+            label = ", ".join([agent, *(f"{name}={each.get(name)}" for name in differing)])
+            groups.setdefault((env, label), []).append(run)
+    return groups
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What is to be the same in runs that are averaged over, by name."""
+    config = {k: v for k, v in run.config.items() if k not in ("seed", "command", "versions")}
+    return {name.removeprefix("config."): v for name, v in flattened(config).items()}
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a nested dict by their path, such as optim.lr."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        below = isinstance(value, Mapping)
+        flat |= flattened(value, f"{prefix}{name}.") if below else {f"{prefix}{name}": value}
+    return flat
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> Table:

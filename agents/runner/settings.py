@@ -26,7 +26,7 @@ from agents.runner.checkpoint import verify_config
 from agents.runner.evaluate import MAX_EPISODE_STEPS
 from agents.runner.folder import folder_name
 from agents.runner.presets import FOLDER, preset_envs, preset_for
-from agents.runner.results import read_run
+from agents.runner.results import flattened, read_run
 
 Config = TypeVar("Config")
 
@@ -213,7 +213,10 @@ def _begun(agent: type[Agent], folder: Path) -> Settings[Any] | None:
 def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> None:
     """Raise ValueError for the first setting that is not as the run began with."""
     now, then = (
-        _flat({f.name: getattr(a, f.name) for f in fields(Settings)} | {"agent": a.agent})
+        flattened(
+            {f.name: getattr(a, f.name) for f in fields(Settings)}
+            | {"agent": config_to_json(a.agent)}
+        )
         for a in (arguments, begun)
     )
     for name, value in now.items():
@@ -222,13 +225,3 @@ def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> Non
                 f"--{name.replace('_', '-')} is {value}, but the run in {folder} began with "
                 f"{then[name]}: leave it so to resume, or choose another --out"
             )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name == "agent" and not prefix:
-            value = config_to_json(value)
-        below = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{name}": value} if below is None else below
-    return flat
