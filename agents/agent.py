@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agents.core.files import (
     CheckpointError,
+    check_types,
     config_from_json,
     config_to_json,
     own_version,
@@ -56,6 +57,7 @@ class AgentConfig:
     """How the learner follows its gradient."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.require("gamma", 0.0 <= self.gamma <= 1.0, "a number in [0, 1]")
         alone = not (self.clip_reward and self.normalize_reward)
         self.require("clip_reward", alone, "it without normalize_reward, or False")

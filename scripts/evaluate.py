@@ -6,27 +6,31 @@ python scripts/evaluate.py ppo.safetensors --env CartPole-v1 --video cartpole.mp
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-import gymnasium
-import tyro
+try:
+    import gymnasium
+    import tyro
 
-import envs  # (first: it says so if `agents` is another distribution's)
+    import envs  # (first: it says so if `agents` is another distribution's)
 
-# isort: split
-from agents import load
-from agents.agent import Agent
-from agents.runner.arguments import BadInput, bad_input, parse
-from agents.runner.checkpoint import agent_file
-from agents.runner.evaluate import MAX_EPISODE_STEPS, evaluate
-from envs.vector import VectorEnv
+    # isort: split
+    from agents import load
+    from agents.agent import Agent
+    from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
+    from agents.runner.checkpoint import agent_file
+    from agents.runner.evaluate import MAX_EPISODE_STEPS, evaluate
+    from agents.runner.results import read_run
+    from envs.vector import VectorEnv
+except KeyboardInterrupt:  # while this takes its time
+    sys.exit(130)
 
 
 @dataclass(frozen=True)
@@ -51,30 +55,44 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says. Returns the exit code."""
-    try:
+
+    def run() -> int:
         with bad_input():
             a = parse(Arguments, sys.argv[1:] if argv is None else argv)
+            _check(a)
             agent, env = _load(a)
             if a.video is not None:
-                _record(agent, env, a)
-            with _fitting(agent, envs.make(env, num_envs=min(max(a.episodes, 1), 20))) as tasks:
+                _record(agent, env, a, a.video)
+            with _fitting(agent, envs.make(env, num_envs=min(a.episodes, 20))) as tasks:
                 print(evaluate(agent, tasks, a.episodes, a.seed, a.max_episode_steps))
         return 0
-    except BadInput as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
+
+    return guarded("evaluate.py", run)
 
 
-def _load(a: Arguments) -> tuple[Agent, str]:
-    """The agent, and the id of the environment to evaluate it in."""
+def _check(a: Arguments) -> None:
+    """Raise BadInput for what cannot be done, before anything is."""
+    check_ranges(a, episodes=(1, math.inf), seed=(0, math.inf), max_episode_steps=(1, math.inf))
+    if not a.path.exists():
+        raise BadInput(
+            f"{a.path} does not exist: give a run's folder, or a file that an agent was saved to"
+        )
     if not a.path.is_dir():
         if a.best:
             raise BadInput(f"--best chooses in a run's folder: {a.path} is none")
         if a.env is None:
             raise BadInput(f"{a.path} does not say which environment it is for: give --env")
-        return load(a.path), a.env
-    agent = load(agent_file(a.path, a.best))
-    return agent, a.env or json.loads((a.path / "config.json").read_text())["env"]
+    if a.video is not None:
+        if a.video.suffix != ".mp4" or a.video.is_dir():
+            raise BadInput(f"--video is {a.video}: give the name of an .mp4 file")
+        if not a.video.parent.is_dir():
+            raise BadInput(f"--video is {a.video}: there is no folder {a.video.parent}")
+
+
+def _load(a: Arguments) -> tuple[Agent, str]:
+    """The agent, and the id of the environment to evaluate it in."""
+    env = a.env or read_run(a.path).env
+    return load(agent_file(a.path, a.best) if a.path.is_dir() else a.path), env
 
 
 def _fitting(agent: Agent, tasks: VectorEnv) -> VectorEnv:
@@ -89,27 +107,25 @@ def _fitting(agent: Agent, tasks: VectorEnv) -> VectorEnv:
     return tasks
 
 
-def _record(agent: Agent, env: str, a: Arguments) -> None:
+def _record(agent: Agent, env: str, a: Arguments, video: Path) -> None:
     """Write a video of the first episode. Raises ValueError when an extra is missing."""
-    if a.video is None or a.video.suffix != ".mp4":
-        raise BadInput(f"--video is {a.video}: give the name of an .mp4 file")
-    if not a.video.parent.is_dir():
-        raise BadInput(f"--video is {a.video}: there is no folder {a.video.parent}")
-    if find_spec("moviepy") is None:
-        raise BadInput("--video needs moviepy: pip install 'chainrule[envs]'")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
     with tempfile.TemporaryDirectory() as folder:
         try:
+            task = envs.make_one(env, render_mode="rgb_array")
+            task.reset()
+            task.render()  # what is missing shows before the recorder has begun
             task = gymnasium.wrappers.RecordVideo(
-                envs.make_one(env, render_mode="rgb_array"),
+                task,
                 f"{folder}/video",
                 episode_trigger=lambda episode: episode == 0,
                 disable_logger=True,
             )
             with _fitting(agent, VectorEnv(task)) as tasks:
                 evaluate(agent, tasks, 1, a.seed, a.max_episode_steps)
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise BadInput(f"--video: {error}, or pip install 'chainrule[envs]'") from None
-        shutil.move(next(Path(folder).glob("video/*.mp4")), a.video)
+        except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+            raise BadInput(envs.missing_package("--video", error)) from None
+        shutil.move(next(Path(folder).glob("video/*.mp4")), video)
 
 
 if __name__ == "__main__":

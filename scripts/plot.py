@@ -10,35 +10,39 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib as mpl
-import numpy as np
-import tyro
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator, PercentFormatter
+try:
+    import matplotlib as mpl
+    import numpy as np
+    import tyro
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
-import envs  # noqa: F401 (first: it says so if `agents` is another distribution's)
+    import envs  # noqa: F401 (first: it says so if `agents` is another distribution's)
 
-# isort: split
-from agents.runner.arguments import BadInput, bad_input, parse
-from agents.runner.results import (
-    Run,
-    Table,
-    bootstrap_interval,
-    common_grid,
-    interpolate,
-    iqm,
-    read_run,
-)
+    # isort: split
+    from agents.runner.arguments import bad_input, guarded, parse
+    from agents.runner.results import (
+        Run,
+        Table,
+        bootstrap_interval,
+        common_grid,
+        grouped,
+        interpolate,
+        iqm,
+        read_runs,
+    )
+except KeyboardInterrupt:  # while this takes its time
+    sys.exit(130)
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6a00")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
-INK, FAINT, ALARM = "#333333", "#b0b0b0", "#c0152f"
+INK, FAINT, ALARM, NO_DATA = "#333333", "#b0b0b0", "#c0152f", "#d9e2ec"
 STYLE: Any = {
     "axes.edgecolor": "#888888",
     "axes.labelcolor": INK,
@@ -60,7 +64,8 @@ class Options:
     """Draw what runs recorded."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs. Returns are grouped by agent and environment; gradients are of one run."""
+    """Folders of runs. Returns are averaged over runs that differ in nothing but their seeds;
+    gradients are of one run."""
     out: Path
     """The picture to write: FILE.png or FILE.svg."""
     kind: Literal["returns", "gradients"] = "returns"
@@ -75,7 +80,7 @@ def draw(options: Options) -> None:
         raise ValueError("no run was given: name one or more folders of runs")
     if options.kind == "gradients" and len(options.runs) > 1:
         raise ValueError(f"--kind gradients draws one run, {len(options.runs)} were given")
-    runs = [read_run(path) for path in options.runs]
+    runs = read_runs(options.runs)
     with mpl.rc_context(STYLE):
         figure = returns_figure(runs) if options.kind == "returns" else gradients_figure(runs[0])
         metadata = {"Date": None} if options.out.suffix == ".svg" else {}
@@ -88,8 +93,9 @@ def draw(options: Options) -> None:
 
 def returns_figure(runs: Sequence[Run]) -> Figure:
     """Evaluation returns against steps: a panel for each environment, a colour for each agent."""
-    by_env = _grouped(runs, "env")
-    agents = sorted({run.agent for run in runs})
+    groups = grouped(runs)
+    by_env = {env: {label: g for (e, label), g in groups.items() if e == env} for env, _ in groups}
+    colors = dict(zip(sorted({label for _, label in groups}), cycle(COLORS), strict=False))
     columns = min(3, len(by_env))
     rows = math.ceil(len(by_env) / columns)
     figure = Figure(figsize=(max(6.4, 4.6 * columns), 3.8 * rows), layout="constrained")
@@ -97,12 +103,11 @@ def returns_figure(runs: Sequence[Run]) -> Figure:
     for panel in axes.flat[len(by_env) :]:
         panel.set_visible(False)
     for panel, (env, members) in zip(axes.flat, by_env.items(), strict=False):
-        for agent, seeds in _grouped(members, "agent").items():
-            color = COLORS[agents.index(agent) % len(COLORS)]
+        for label, seeds in members.items():
             if len(seeds) == 1:
-                _one_run(panel, seeds[0], color, background=len(runs) == 1)
+                _one_run(panel, seeds[0], label, colors[label], background=len(runs) == 1)
             else:
-                _many_seeds(panel, seeds, color)
+                _many_seeds(panel, seeds, label, colors[label])
         panel.set_title(env, loc="left", fontsize=10, fontweight="bold")
         panel.set_xlabel("environment steps")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -115,18 +120,18 @@ def returns_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _many_seeds(panel: Axes, runs: Sequence[Run], color: str) -> None:
+def _many_seeds(panel: Axes, runs: Sequence[Run], name: str, color: str) -> None:
     curves = [run.evaluations() for run in runs]
     for curve in curves:
         panel.plot(curve["step"], curve["mean_return"], color=color, lw=0.6, alpha=0.35)
     grid = common_grid([curve["step"] for curve in curves])
     values = np.array([interpolate(grid, c["step"], c["mean_return"]) for c in curves])
     panel.fill_between(grid, *bootstrap_interval(values), color=color, alpha=0.18, lw=0)
-    label = f"{runs[0].agent}: IQM of {len(runs)} seeds, 95% interval"
+    label = f"{name}: IQM of {len(runs)} seeds, 95% interval"
     panel.plot(grid, iqm(values), color=color, lw=1.8, label=label)
 
 
-def _one_run(panel: Axes, run: Run, color: str, background: bool) -> None:
+def _one_run(panel: Axes, run: Run, name: str, color: str, background: bool) -> None:
     curve = run.evaluations()
     if background:
         _training_episodes(panel, run)
@@ -140,7 +145,7 @@ def _one_run(panel: Axes, run: Run, color: str, background: bool) -> None:
             lw=0,
             label="its worst and best episode",
         )
-    label = f"{run.agent}, seed {run.seed}: mean of an evaluation"
+    label = f"{name}, seed {run.seed}: mean of an evaluation"
     panel.plot(curve["step"], curve["mean_return"], color=color, lw=1.6, label=label)
 
 
@@ -155,13 +160,6 @@ def _training_episodes(panel: Axes, run: Run) -> None:
     panel.plot(episodes["step"][window - 1 :], smooth, color=FAINT, lw=1, label=label, zorder=1)
 
 
-def _grouped(runs: Sequence[Run], attribute: str) -> dict[str, list[Run]]:
-    def key(run: Run) -> str:
-        return str(getattr(run, attribute))
-
-    return {name: list(group) for name, group in groupby(sorted(runs, key=key), key=key)}
-
-
 # ----------------------------------------------------------------------------------- gradients
 
 
@@ -172,27 +170,53 @@ class Layers:
     learner: str
     names: list[str]
     """In forward order, those that belong together side by side."""
-    steps: np.ndarray
+    at: np.ndarray
+    """Where each record is drawn, in environment steps."""
     columns: dict[str, np.ndarray]
 
 
-def layers_of(table: Table) -> Iterator[Layers]:
+def positions(own: Table) -> np.ndarray:
+    """Where the rows of a learner in updates.csv are drawn, in environment steps.
+
+    Rows that share a step, the many updates after one rollout, are spread over the steps since the
+    row before them, each as long as the updates it stands for.
+    """
+    tried = np.maximum(np.diff(own["update"], prepend=0) + own["skipped"], 1)
+    steps, group = np.unique(own["step"], return_inverse=True)
+    before = np.append(0, steps)[group]
+    totals = np.bincount(group, tried)
+    share = (np.cumsum(tried) - np.append(0, np.cumsum(totals))[group]) / totals[group]
+    return before + (own["step"] - before) * share
+
+
+def layers_of(gradients: Table, updates: Table) -> Iterator[Layers]:
     """gradients.csv by learner, each with a row a layer and a column a record."""
-    for learner in dict.fromkeys(table["learner"]):
-        own = table["learner"] == learner
+    for learner in dict.fromkeys(gradients["learner"]):
+        rows = _of(updates, learner)
+        keys = zip(rows["step"], rows["update"], strict=True)
+        # Of rows that share both only the first can have a record: the others made no update.
+        at = dict(reversed([*zip(keys, positions(rows), strict=True)]))
+        own = _of(gradients, learner)
+        found = [at.get(key, np.nan) for key in zip(own["step"], own["update"], strict=True)]
+        written = np.isfinite(found)  # a run that goes on may have its update's row still to write
+        own = {name: column[written] for name, column in own.items()}
         # Recorded in forward order, but the trunks of a policy and a value layer by layer in turn:
         # a stable sort by the first part of the name puts each one's layers together again.
-        found = list(dict.fromkeys(table["layer"][own]))
-        parts = list(dict.fromkeys(_part(name) for name in found))
-        names = sorted(found, key=lambda name: parts.index(_part(name)))
-        steps, column = np.unique(table["step"][own], return_inverse=True)
-        row = np.array([names.index(name) for name in table["layer"][own]])
+        layers = list(dict.fromkeys(own["layer"]))
+        parts = list(dict.fromkeys(_part(name) for name in layers))
+        names = sorted(layers, key=lambda name: parts.index(_part(name)))
+        records, column = np.unique(np.array(found)[written], return_inverse=True)
+        row = np.array([names.index(name) for name in own["layer"]], int)
         columns: dict[str, np.ndarray] = {}
         for name in ("grad_norm", "update_ratio", "dormant"):
-            if name in table:
-                columns[name] = np.full((len(names), len(steps)), np.nan)
-                columns[name][row, column] = table[name][own]
-        yield Layers(learner, names, steps, columns)
+            if name in own:
+                columns[name] = np.full((len(names), len(records)), np.nan)
+                columns[name][row, column] = own[name]
+        yield Layers(learner, names, records, columns)
+
+
+def _of(table: Table, learner: str) -> Table:
+    return {name: column[table["learner"] == learner] for name, column in table.items()}
 
 
 def _part(layer: str) -> str:
@@ -202,8 +226,8 @@ def _part(layer: str) -> str:
 def gradients_figure(run: Run) -> Figure:
     """One run's gradients: the total norm, what was clipped or skipped, every layer over time,
     how far each layer's weights move in an update, and the share of dormant units."""
-    learners = list(layers_of(run.gradients()))
     updates = run.updates()
+    learners = list(layers_of(run.gradients(), updates))
     rows = sum(len(learner.names) for learner in learners)
     dormant = list(_dormant(learners))
     heights = [1.5, 0.16 * len(learners), max(1.6, 0.3 * rows)]
@@ -239,32 +263,31 @@ def gradients_figure(run: Run) -> Figure:
         panel.tick_params(axis="x", labelbottom=False, length=0)
     panels[-1].set_xlabel("environment steps")
     panels[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
-    heat.set_xlim(0, max(learner.steps[-1] for learner in learners))
+    heat.set_xlim(0, max(updates["step"]))
     return figure
 
 
 def _total_norm(
     panel: Axes, updates: Table, learners: Sequence[str], config: dict[str, Any]
 ) -> None:
-    for learner, color in zip(learners, COLORS, strict=False):
-        own = updates["learner"] == learner
-        steps, mean = updates["step"][own], updates["grad_norm"][own]
+    for learner, color in zip(learners, cycle(COLORS), strict=False):
+        own = _of(updates, learner)
+        at, mean = positions(own), own["grad_norm"]
         name = f"{learner}, " if len(learners) > 1 else ""
-        panel.plot(steps, mean, color=color, lw=1.2, label=f"{name}mean of an interval")
-        if "grad_norm_max" in updates:
-            panel.fill_between(
-                steps,
-                mean,
-                updates["grad_norm_max"][own],
-                color=color,
-                alpha=0.2,
-                lw=0,
-                label=f"{name}up to its maximum",
-            )
-        skipped = updates["skipped"][own] > 0 if "skipped" in updates else np.zeros(0, bool)
+        panel.plot(at, mean, color=color, lw=1.2, label=f"{name}mean of an interval")
+        panel.fill_between(
+            at,
+            mean,
+            own["grad_norm_max"],
+            color=color,
+            alpha=0.2,
+            lw=0,
+            label=f"{name}up to its maximum",
+        )
+        skipped = own["skipped"] > 0
         if skipped.any():
             panel.plot(
-                steps[skipped],
+                at[skipped],
                 np.full(skipped.sum(), 0.97),
                 "v",
                 transform=panel.get_xaxis_transform(),
@@ -278,6 +301,7 @@ def _total_norm(
     if len(limits) == 1:
         limit = limits.pop()
         panel.axhline(limit, color=INK, lw=0.8, ls=(0, (4, 3)), label=f"clipped above {limit:g}")
+    panel.fill_between([], [], color=NO_DATA, label="no record, below")
     _decimal_ticks(panel.yaxis)
     panel.set_ylabel("total\ngradient norm")
     panel.grid(axis="y", color="#eeeeee")
@@ -287,18 +311,19 @@ def _total_norm(
 def _clipped(panel: Axes, updates: Table, learners: Sequence[str]) -> None:
     """A strip a learner: the darker, the larger the share of an interval's steps was clipped."""
     for row, learner in enumerate(learners):
-        own = updates["learner"] == learner
-        steps, count = updates["step"][own], np.diff(updates["update"][own], prepend=0)
-        share = np.clip(updates["clipped"][own] / np.maximum(count, 1), 0, 1)
+        own = _of(updates, learner)
+        made = np.diff(own["update"], prepend=0)
+        share = np.where(made > 0, own["clipped"] / np.maximum(made, 1), np.nan)
         panel.pcolormesh(
-            _edges(steps),
+            _edges(positions(own)),
             [row, row + 0.9],
-            share[None],
+            np.clip(share, 0, 1)[None],
             cmap="Greys",
             vmin=0,
             vmax=1,
             rasterized=True,
         )
+    panel.set_facecolor(NO_DATA)
     panel.set_ylim(len(learners), 0)
     panel.set_yticks([len(learners) / 2], ["clipped, 0–100%"])
     panel.tick_params(axis="y", length=0)
@@ -309,16 +334,15 @@ def _heat_map(panel: Axes, learners: Sequence[Layers]) -> Any:
     norms = norms[np.isfinite(norms) & (norms > 0)]
     low, high = np.quantile(norms, (0.01, 0.99)) if norms.size else (1e-3, 1.0)
     scale = LogNorm(low, max(high, low * 1.5), clip=True)
-    colors = mpl.colormaps["inferno"].with_extremes(bad="#d9e2ec")
     ticks, labels, row = [], [], 0
     for learner in learners:
         values = learner.columns["grad_norm"]
         values = np.ma.masked_invalid(np.where(values == 0, low, values))
         image = panel.pcolormesh(
-            _edges(learner.steps),
+            _edges(learner.at),
             np.arange(row, row + len(learner.names) + 1),
             values,
-            cmap=colors,
+            cmap="inferno",
             norm=scale,
             rasterized=True,
         )
@@ -330,6 +354,7 @@ def _heat_map(panel: Axes, learners: Sequence[Layers]) -> Any:
         row += len(learner.names)
         if row < sum(len(other.names) for other in learners):
             panel.axhline(row, color="white", lw=7)
+    panel.set_facecolor(NO_DATA)
     panel.set_ylim(row, 0)
     panel.set_yticks(ticks, labels)
     panel.tick_params(axis="y", length=0, labelcolor=INK)
@@ -365,20 +390,25 @@ def _update_ratio(panel: Axes, learners: Sequence[Layers]) -> None:
 
 
 def _dormant(learners: Sequence[Layers]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, steps, share of dormant units) of every layer that has units of its own."""
+    """(name, where, share of dormant units) of every layer that has units of its own."""
     for learner in learners:
         shares = learner.columns.get("dormant", np.empty((0, 0)))
         for name, share in zip(learner.names, shares, strict=False):
             if np.isfinite(share).any():
-                yield _label(learner, name, learners), learner.steps, share
+                yield _label(learner, name, learners), learner.at, share
 
 
 def _dormant_units(panel: Axes, layers: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
-    for i, (name, steps, share) in enumerate(layers):
+    for i, (name, at, share) in enumerate(layers):
         style = ("-", "--", ":")[i // len(COLORS) % 3]
-        panel.plot(steps, share, style, color=COLORS[i % len(COLORS)], lw=1.2, label=name)
-    panel.set_ylim(0, max(0.1, 1.1 * max(np.nanmax(share) for _, _, share in layers)))
-    panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        color = COLORS[i % len(COLORS)]
+        # Above the axis and not clipped by it, so that a line at 0 is seen whole.
+        panel.plot(at, share, style, color=color, lw=1.2, label=name, clip_on=False, zorder=3)
+    most = max(np.nanmax(share) for _, _, share in layers)
+    if most == 0:
+        panel.text(0.5, 0.5, "no dormant units", transform=panel.transAxes, ha="center")
+    panel.set_ylim(0, max(0.1, 1.1 * most))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     panel.set_ylabel("dormant\nunits")
     panel.grid(axis="y", color="#eeeeee")
     legend = panel.legend(loc="lower left", bbox_to_anchor=(1, 0), borderaxespad=0.3)
@@ -389,10 +419,10 @@ def _label(learner: Layers, layer: str, learners: Sequence[Layers]) -> str:
     return f"{learner.learner}: {layer}" if len(learners) > 1 else layer
 
 
-def _edges(steps: np.ndarray) -> np.ndarray:
-    """The bounds of the intervals that the records at `steps` close."""
-    first = steps[0] - (steps[1] - steps[0]) if len(steps) > 1 else 0.0
-    return np.concatenate([[max(first, 0.0)], steps])
+def _edges(at: np.ndarray) -> np.ndarray:
+    """The bounds of the intervals that the records at these steps close."""
+    first = at[0] - (at[1] - at[0]) if len(at) > 1 else 0.0
+    return np.concatenate([[max(first, 0.0)], at])
 
 
 def _decimal_ticks(axis: Any) -> None:
@@ -415,13 +445,13 @@ def _values(tree: Any, key: str) -> Iterator[float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 2 with one line for bad input."""
-    try:
+
+    def run() -> int:
         with bad_input():
             draw(parse(Options, sys.argv[1:] if argv is None else argv))
         return 0
-    except BadInput as error:
-        print(f"plot.py: {error}", file=sys.stderr)
-        return 2
+
+    return guarded("plot.py", run)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import numbers
 import os
 import types
 import typing
@@ -269,6 +270,18 @@ def config_from_json(cls: type[Config], data: Mapping[str, Any]) -> Config:
     return _dataclass(cls, data, "")
 
 
+def check_types(config: Any, path: str = "") -> None:
+    """Hold each field of a dataclass to its annotation; for the `__post_init__` of a config.
+
+    A whole number becomes a float and a list a tuple where these are expected. Raises ValueError
+    that names the field, below `path`, and the type that is expected.
+    """
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = _value(hints[f.name], getattr(config, f.name), path + f.name)
+        object.__setattr__(config, f.name, value)  # a config is frozen
+
+
 def _dataclass(cls: type[Config], data: Any, path: str) -> Config:
     if not isinstance(data, Mapping):
         raise ValueError(f"{path} is {data!r}: give fields of {cls.__name__}")
@@ -281,13 +294,20 @@ def _dataclass(cls: type[Config], data: Any, path: str) -> Config:
                 f"{cls.__name__} has no field {f'{path}.{name}'.lstrip('.')!r}: "
                 f"did you mean {', '.join(close)}?"
             )
-    join = f"{path}." if path else ""
-    return cls(**{name: _value(hints[name], value, join + name) for name, value in data.items()})
+    values = {}
+    for name, value in data.items():
+        below = f"{path}.{name}".lstrip(".")
+        if dataclasses.is_dataclass(hints[name]):
+            value = _dataclass(typing.cast(type, hints[name]), value, below)
+        values[name] = _value(hints[name], value, below)
+    return cls(**values)
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
     """`value` as the type that the field is annotated with."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is typing.Any or isinstance(hint, TypeVar):
+        return value
     if origin in (typing.Union, types.UnionType):
         for arm in sorted(arguments, key=lambda arm: arm is not type(None)):
             try:
@@ -295,8 +315,6 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             except ValueError as error:
                 last = error
         raise last
-    if dataclasses.is_dataclass(hint):
-        return _dataclass(typing.cast(type, hint), value, path)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
         if len(kinds) == len(value):
@@ -305,9 +323,13 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         if value in arguments:
             return value
         raise ValueError(f"{path} is {value!r}: use {', '.join(map(str, arguments))}")
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif hint is typing.Any or type(value) is hint or (hint is type(None) and value is None):
+    elif hint in _NUMBERS:
+        if isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool):
+            return hint(value)
+    elif isinstance(value, origin or hint):
         return value
     expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
     raise ValueError(f"{path} is {value!r}: expected {expected}")
+
+
+_NUMBERS: dict[Any, type] = {int: numbers.Integral, float: numbers.Real}  # NumPy's among them

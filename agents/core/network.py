@@ -15,13 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from agents.core.blocks import (
-    ACTIVATIONS,
-    CONVOLUTIONS,
     SMALLEST,
     ConvTrunk,
     Dense,
     HiddenLayer,
 )
+from agents.core.files import check_types
 from agents.core.initialization import Init
 from agents.core.spaces import Observations
 
@@ -55,10 +54,7 @@ class NetworkConfig:
     """One trunk for all heads, or one of its own for each head."""
 
     def __post_init__(self) -> None:
-        if self.conv not in ("auto", "none", *CONVOLUTIONS):
-            raise ValueError(
-                f"network.conv is {self.conv!r}: use auto, none, {', '.join(CONVOLUTIONS)}"
-            )
+        check_types(self, "network.")
         if self.conv == "impala" and self.norm != "none":
             raise ValueError(
                 f"network.norm is {self.norm!r}, which network.conv={self.conv!r} knows no place "
@@ -68,14 +64,6 @@ class NetworkConfig:
             raise ValueError(
                 f"network.hidden_sizes is {self.hidden_sizes}: give sizes of at least 1"
             )
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"network.activation is {self.activation!r}: use {', '.join(ACTIVATIONS)}"
-            )
-        if self.norm not in ("none", "layer"):
-            raise ValueError(f"network.norm is {self.norm!r}: use none or layer")
-        if self.init not in ("orthogonal", "xavier", "he", "sparse"):
-            raise ValueError(f"network.init is {self.init!r}: use orthogonal, xavier, he or sparse")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"network.dropout is {self.dropout}: use a probability in [0, 1)")
         if self.noisy and (self.dropout or not self.shared_trunk):

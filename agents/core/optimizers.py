@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from agents.core import schedules
+from agents.core.files import check_types
 
 TINY = 1e-30
 """The least `eps`: what rounds to 0 in float32 makes 0/0 of a weight that never had a gradient."""
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
+Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """How a learner follows its gradient."""
 
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] = "adam"
+    optimizer: Optimizer = "adam"
     """The rule; adamw is adam with a weight_decay of 0.01 unless another is given."""
     lr: float = 3e-4
     """Learning rate, the highest it gets."""
@@ -53,17 +54,10 @@ class OptimConfig:
     """Updates from one record of per-layer gradient statistics to the next; 0: none."""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"optim.optimizer is {self.optimizer!r}: use one of {', '.join(OPTIMIZERS)}"
-            )
-        if self.schedule not in ("constant", "linear", "cosine", "cyclical"):
-            raise ValueError(
-                f"optim.schedule is {self.schedule!r}: use constant, linear, cosine or cyclical"
-            )
+        check_types(self, "optim.")
         _require(self, "lr", self.lr > 0, "a positive number")
         _require(self, "eps", self.eps >= TINY, f"{TINY:.0e} or more")
-        for name in ("final_lr", "l1", "l2", "momentum"):
+        for name in ("final_lr", "l1", "l2"):
             _require(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("warmup_steps", "stats_every"):
             _require(self, name, getattr(self, name) >= 0, "0 or more")
@@ -72,7 +66,8 @@ class OptimConfig:
             value = getattr(self, name)
             _require(self, name, value is None or value > 0, "positive, or None")
         _require(self, "betas", all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
-        _require(self, "alpha", 0 <= self.alpha < 1, "a number in [0, 1)")
+        for name in ("alpha", "momentum"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "a number in [0, 1)")
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(f"optim.momentum has no effect with {self.optimizer}: leave it 0")
         if self.schedule == "constant" and (self.final_lr or self.schedule_steps):

@@ -36,7 +36,9 @@ class REINFORCEConfig(AgentConfig):
     entropy_weight: float = 0.0
     """Weight of the entropy bonus in the loss."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(shared_trunk=True))
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3))
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=1e-3, stats_every=1)  # its updates are rare
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,41 +4,72 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import gymnasium
 import tyro
 
 T = TypeVar("T")
 
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit codes."""
+MAX_THREADS = 1024
+
 
 class BadInput(ValueError):
     """Something the user can put right; the message says what, in one line."""
 
 
-def parse(cls: type[T], argv: Sequence[str], default: T | None = None) -> T:
+def guarded(name: str, run: Callable[[], int]) -> int:
+    """What a script ends with: 2 with one line for bad input, 130 after Ctrl-C."""
+    try:
+        return run()
+    except BadInput as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def parse(
+    cls: type[T], argv: Sequence[str], default: T | None = None, description: str | None = None
+) -> T:
     """A dataclass from the command line. Raises BadInput with one line for what tyro objects to."""
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    with _one_line():
+        return tyro.cli(cls, args=argv, description=description, **given)
+
+
+def parse_known(cls: type[T], argv: Sequence[str]) -> T:
+    """The same of the flags that the dataclass has, past all others."""
+    with _one_line():
+        return tyro.cli(cls, args=argv, return_unknown_args=True, add_help=False)[0]
+
+
+def check_ranges(options: Any, **ranges: tuple[float, float]) -> None:
+    """Raise BadInput for the first of these fields that is neither None nor in its range."""
+    for name, (least, most) in ranges.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:
+            flag = f"--{name.replace('_', '-')}"
+            right = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            raise BadInput(f"{flag} is {value}: use {right}")
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            if default is None:
-                return tyro.cli(cls, args=argv)
-            return tyro.cli(cls, args=argv, default=default)
+            yield
     except SystemExit as exit:
         if not exit.code:
             raise  # --help
         raise BadInput(_condensed(complaint.getvalue())) from None
-
-
-def parse_known(cls: type[T], argv: Sequence[str]) -> T | None:
-    """The same of the flags that the dataclass has, past all others; None if one is wrong."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(cls, args=argv, return_unknown_args=True, add_help=False)[0]
-    except SystemExit:
-        return None
 
 
 def _condensed(complaint: str) -> str:
@@ -62,13 +93,18 @@ def _condensed(complaint: str) -> str:
 
 
 @contextlib.contextmanager
-def bad_input() -> Iterator[None]:
-    """Turns an error that the user's input caused into a BadInput of one line."""
+def bad_input(*also: type[Exception]) -> Iterator[None]:
+    """Turns an error that the user's input caused into a BadInput of one line.
+
+    `also` are errors that have no other cause in this place.
+    """
+    known = (ValueError, ImportError, MemoryError, gymnasium.error.Error)
+    errors: tuple[type[Exception], ...] = (*known, *also)
     try:
         yield
     except BadInput:
         raise
     except OSError as error:
         raise BadInput(f"{error.filename}: {error.strerror}") from None
-    except (ValueError, ImportError, gymnasium.error.Error) as error:
-        raise BadInput(" ".join(str(error).split())) from None
+    except errors as error:
+        raise BadInput(" ".join(str(error).split()) or type(error).__name__) from None

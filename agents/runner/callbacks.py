@@ -18,8 +18,9 @@ from envs.vector import VectorEnv
 class Evaluate(Callback):
     """Evaluates every `every` steps (0: never), and on other seeds once the run is finished.
 
-    With a `target_return` the run ends when an evaluation's mean return reaches it. `envs` are
-    stepped for nothing else; the seeds follow from the run's seed and the step.
+    The last step is left to the final evaluation. With a `target_return` the run ends when an
+    evaluation's mean return reaches it. `envs` are stepped for nothing else; the seeds follow from
+    the run's seed and the step.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Evaluate(Callback):
         """The one after the end of a finished run."""
 
     def stepped(self, run: Run, transition: Transition) -> None:
-        if run.passed(self.every):
+        if run.passed(self.every) and run.agent.steps < run.steps:
             evaluation = self._evaluate(run, f"evaluation at step {run.agent.steps}")
             if self.target_return is not None and evaluation.mean >= self.target_return:
                 run.stop(

@@ -4,8 +4,9 @@
                                                   the SHA-256 of its manifest
     checkpoints/<step>/agent.safetensors          what agent.save writes
     checkpoints/<step>/training.safetensors       the rest: optimisers, random streams, logs, ...
-    checkpoints/<step>/manifest.json              format, SHA-256 of each file, name and SHA-256
-                                                  of the best, segments of the replay
+    checkpoints/<step>/manifest.json              format, SHA-256 of each file and of the run's
+                                                  config.json, name and SHA-256 of the best,
+                                                  segments of the replay
     checkpoints/replay/<start>-<stop>.safetensors rows of a replay, each written once
 
 A checkpoint is complete before LATEST is replaced to name it; nothing that LATEST needs is ever
@@ -87,6 +88,7 @@ class Checkpoint(Callback):
         run.agent.save(partial / "agent.safetensors")
         arrays, state = split_state(run.state_dict())
         write_arrays(partial / "training.safetensors", arrays, {"state": state})
+        config = self.folder.parent / "config.json"  # a run of the library may have none
         self.manifest = {
             "format": FORMAT,
             "name": name,
@@ -96,6 +98,7 @@ class Checkpoint(Callback):
             "evaluation": self.evaluation,
             "best": best and dict(best),
             "files": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
+            "config": _sha256(config) if config.is_file() else None,
             "replay": self._write_rows(run.agent.memory),
         }
         text = json.dumps(self.manifest, indent=2).encode()
@@ -185,6 +188,13 @@ def read_manifest(folder: str | Path, best: bool = False) -> Manifest | None:
     if found is None or found["name"] == name:
         return manifest
     return _read(folder, found["name"], found["sha256"])
+
+
+def verify_config(folder: Path) -> None:
+    """Raise CheckpointError when config.json is not as the last checkpoint of the run saw it."""
+    manifest = read_manifest(folder)
+    if manifest is not None and manifest["config"] is not None:
+        _verify(folder / "config.json", manifest["config"])
 
 
 def agent_file(folder: str | Path, best: bool = False) -> Path:

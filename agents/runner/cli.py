@@ -6,9 +6,7 @@ nothing behind, and 130 after Ctrl-C, with a checkpoint to go on from.
 
 from __future__ import annotations
 
-import json
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,67 +16,83 @@ import torch
 
 import envs
 from agents.agent import Agent
-from agents.core.files import CheckpointError, write_bytes
-from agents.runner.arguments import BadInput, bad_input
+from agents.core.files import CheckpointError
+from agents.runner.arguments import INTERRUPTED, BadInput, bad_input, guarded
 from agents.runner.callbacks import Evaluate, Interrupt, TensorBoard
 from agents.runner.checkpoint import Checkpoint, read_manifest
-from agents.runner.presets import FOLDER
+from agents.runner.folder import begin, claimed
+from agents.runner.presets import FOLDER, preset_for
 from agents.runner.progress import Progress
 from agents.runner.recorder import Recorder
-from agents.runner.settings import (
-    Arguments,
-    folder_of,
-    read_arguments,
-    to_json,
-)
+from agents.runner.settings import Arguments, folder_of, read_arguments, to_json
 from agents.runner.train import Callback, train
-
-BAD_INPUT, INTERRUPTED = 2, 130
-FILES = ("config.json", "episodes.csv", "updates.csv", "gradients.csv", "evaluations.csv")
-FOLDERS = ("checkpoints", "tensorboard")
+from envs.vector import VectorEnv
 
 
 def main(agent: type[Agent], argv: Sequence[str] | None = None, presets: Path = FOLDER) -> int:
     """Train an agent as the command line says. Returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
+    return guarded(Path(sys.argv[0]).name, lambda: _start(agent, argv, presets))
+
+
+def build(cls: type[Agent], a: Arguments[Any]) -> tuple[VectorEnv, Agent]:
+    """The environments of a run and its agent. Raises BadInput where they cannot be made."""
+    with bad_input(RuntimeError):  # of torch, for what does not fit into memory
+        training = envs.make(a.env, num_envs=a.num_envs)
+        spaces = training.observation_space, training.action_space
+        return training, cls(*spaces, a.agent, seed=a.seed, device=a.device)
+
+
+def _start(cls: type[Agent], argv: Sequence[str], presets: Path) -> int:
+    command = ["python", sys.argv[0], *(word for word in argv if word != "--overwrite")]
+    with bad_input():
+        a = read_arguments(cls, argv, presets)
+        preset = a.preset and preset_for(cls, a.env, presets) is not None
+    folder = folder_of(cls, a)
+    with claimed(folder):
+        resuming = a.resume and (folder / "config.json").exists()
         with bad_input():
-            arguments = read_arguments(agent, argv, presets)
-            folder = folder_of(agent, arguments)
-            manifest = read_manifest(folder) if arguments.resume else None
+            manifest = read_manifest(folder) if resuming else None
         if manifest is not None and manifest["finished"]:
             print(f"the run in {folder} is finished: there is nothing to do", file=sys.stderr)
             print(manifest["evaluation"])
             return 0
-        return _train(agent, arguments, folder, argv)
-    except BadInput as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
-def _train(cls: type[Agent], a: Arguments[Any], folder: Path, argv: Sequence[str]) -> int:
-    command = ["python", sys.argv[0], *(word for word in argv if word != "--overwrite")]
-    with bad_input():
         torch.set_num_threads(a.threads)
         torch.set_flush_denormal(True)  # Adam's moments of silent units; they would slow it a lot
-        training = envs.make(a.env, num_envs=a.num_envs)
-        evaluated = envs.make(a.env, num_envs=min(a.eval_episodes, 20))
-        spaces = training.observation_space, training.action_space
-        agent = cls(*spaces, a.agent, seed=a.seed, device=a.device)
-        _make_folder(folder, a, to_json(cls, a, shlex.join(command)))
+        training, agent = build(cls, a)
+        if resuming:
+            way = "as it was begun"
+        else:
+            way = "with the preset for it" if preset else "without a preset"
+            with bad_input():
+                begin(folder, to_json(cls, a, shlex.join(command)), a.overwrite)
+        heading = f"training {cls.name} in {a.env} {way}, in the folder {folder}"
+        progress = Progress(heading=heading) if a.progress else None
+        return _train(agent, training, a, folder, progress, command)
 
+
+def _train(
+    agent: Agent,
+    training: VectorEnv,
+    a: Arguments[Any],
+    folder: Path,
+    progress: Progress | None,
+    command: list[str],
+) -> int:
     tensorboard = TensorBoard(folder / "tensorboard") if a.tensorboard else None
     evaluate = Evaluate(
-        evaluated, a.eval_every or 0, a.eval_episodes, a.max_episode_steps, a.target_return
+        envs.make(a.env, num_envs=min(a.eval_episodes, 20)),
+        a.eval_every or 0,
+        a.eval_episodes,
+        a.max_episode_steps,
+        a.target_return,
     )
     checkpoint = Checkpoint(folder, a.checkpoint_every or 0)
     callbacks: list[Callback | None] = [
         Recorder(folder, a.log_every, tensorboard.show if tensorboard else None),
         evaluate,
         tensorboard,
-        Progress() if a.progress else None,
+        progress,
         Interrupt(),
         checkpoint,
     ]
@@ -94,22 +108,15 @@ def _train(cls: type[Agent], a: Arguments[Any], folder: Path, argv: Sequence[str
         print(f"interrupted at step {agent.steps}, to go on:", file=sys.stderr)
         print(f"  {shlex.join(resume)}", file=sys.stderr)
         return INTERRUPTED
+    if idle := [learner for learner in agent.learners.values() if not learner.updates]:
+        skipped = sum(learner.skipped for learner in idle)
+        print(
+            f"warning: no update was made by {', '.join(learner.name for learner in idle)}: "
+            + (f"all {skipped} were skipped, as not finite" if skipped else "none fell due")
+            + f" in {agent.steps} steps",
+            file=sys.stderr,
+        )
+    if progress is not None:
+        print(f"what was recorded is in {folder}", file=sys.stderr)
     print(evaluate.final)
     return 0
-
-
-def _make_folder(folder: Path, a: Arguments[Any], config: dict[str, Any]) -> None:
-    """Make the run's folder ready and write config.json. Raises ValueError or OSError."""
-    if a.resume and (folder / "config.json").exists():
-        return
-    if folder.is_dir() and any(folder.iterdir()) and not (a.overwrite or a.resume):
-        raise BadInput(
-            f"{folder} is not empty: give --resume to go on with the run in it, --overwrite to "
-            "replace it, or another --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:  # only what a run writes: the folder may hold more than a run
-        (folder / name).unlink(missing_ok=True)
-    for name in FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
-    write_bytes(folder / "config.json", json.dumps(config, indent=2).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ class Evaluation:
     """Undiscounted sum of rewards of each episode, `(episodes,)`."""
     lengths: np.ndarray
     """Steps of each episode, `(episodes,)`."""
+    seconds: float = 0.0
+    """Wall time it took."""
 
     @property
     def episodes(self) -> int:
@@ -67,16 +70,27 @@ def evaluate(
     seed `seed + k`, however many environments there are (in those that seed their copies one by
     one, as Gymnasium does). An episode that reaches `max_episode_steps` counts as it stands.
     """
+    require_vector_env(envs)
     if episodes < 1 or max_episode_steps < 1:
         raise ValueError(
             f"episodes is {episodes} and max_episode_steps {max_episode_steps}: use 1 or more"
         )
+    began = time.perf_counter()
     rounds = [
         _play(agent, envs, min(envs.num_envs, episodes - first), seed + first, max_episode_steps)
         for first in range(0, episodes, envs.num_envs)
     ]
     returns, lengths = (np.concatenate(parts) for parts in zip(*rounds, strict=True))
-    return Evaluation(returns, lengths)
+    return Evaluation(returns, lengths, time.perf_counter() - began)
+
+
+def require_vector_env(envs: VectorEnv) -> None:
+    """Raise TypeError for environments that are not in the one form that is stepped here."""
+    if not isinstance(envs, VectorEnv):
+        raise TypeError(
+            f"the environments are a {type(envs).__name__}: wrap them, VectorEnv(env), or use "
+            "envs.make(id)"
+        )
 
 
 def _play(

@@ -38,13 +38,8 @@ def preset_for(agent: type[Agent], env: str, folder: Path = FOLDER) -> Preset | 
 
     Raises ValueError that names the file when it has an unknown field or an impossible value.
     """
-    path = folder / f"{agent.name}.toml"
-    try:
-        table = tomllib.loads(path.read_text()).get(env)
-    except FileNotFoundError:
-        return None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
+    path = _file(agent, folder)
+    table = _tables(path).get(env.rpartition(":")[2])  # a module does not make it another task
     if table is None:
         return None
     try:
@@ -56,6 +51,24 @@ def preset_for(agent: type[Agent], env: str, folder: Path = FOLDER) -> Preset | 
         return Preset(**{**table, "agent": config_from_json(agent.Config, config)})
     except ValueError as error:
         raise ValueError(f"{path}, {env}: {error}") from None
+
+
+def preset_envs(agent: type[Agent], folder: Path = FOLDER) -> list[str]:
+    """The environment ids that an agent has presets for."""
+    return list(_tables(_file(agent, folder)))
+
+
+def _file(agent: type[Agent], folder: Path) -> Path:
+    return folder / f"{agent.name}.toml"
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

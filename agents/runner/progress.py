@@ -25,12 +25,18 @@ PLAIN_LINES = 10
 
 
 class Progress(Callback):
-    """Shows returns, evaluations and gradient statistics, on stderr unless told otherwise."""
+    """Shows returns, evaluations and gradient statistics, on stderr unless told otherwise.
 
-    def __init__(self, console: Console | None = None) -> None:
+    `heading` is a line to begin with.
+    """
+
+    def __init__(self, console: Console | None = None, heading: str = "") -> None:
         self.console = console or Console(file=sys.stderr)
+        self.heading = heading
         self.returns: deque[float] = deque(maxlen=100)
         self.evaluation = math.nan
+        self.evaluating = 0.0
+        """Seconds spent on evaluations so far."""
         self.steps: dict[str, Step] = {}
         """Each learner's last step."""
         self.records: dict[str, Record] = {}
@@ -44,6 +50,8 @@ class Progress(Callback):
     def started(self, run: Run) -> None:
         self._first = run.agent.steps
         self._began = time.perf_counter()
+        if self.heading:
+            self._print(self.heading)
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=False)
             self._live.start()
@@ -77,12 +85,13 @@ class Progress(Callback):
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         self.evaluation = evaluation.mean
+        self.evaluating += evaluation.seconds
 
     def ended(self, run: Run) -> None:
         if self._live is not None:
             self._draw(run)
             self.close()
-        if run.stopped:
+        if run.stopped and run.finished:  # else whoever goes on says where it was interrupted
             self._print(f"stopped at step {run.agent.steps}: {run.stopped}")
 
     def close(self) -> None:
@@ -93,8 +102,9 @@ class Progress(Callback):
     def figures(self, run: Run) -> dict[str, str]:
         """What is shown, by name."""
         elapsed = max(time.perf_counter() - self._began, 1e-9)
-        speed = (run.agent.steps - self._first) / elapsed
-        left = (run.steps - run.agent.steps) / speed if speed else math.nan
+        taken = run.agent.steps - self._first
+        speed = taken / max(elapsed - self.evaluating, 1e-9)
+        left = (run.steps - run.agent.steps) * elapsed / taken if taken else math.nan
         mean_return = sum(self.returns) / len(self.returns) if self.returns else math.nan
         norms = [f"{step.grad_norm:.3g}" for step in self.steps.values()]
         return {

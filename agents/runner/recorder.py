@@ -28,6 +28,8 @@ UPDATES = (
     *("step", "update", "learner", "loss", "grad_norm", "grad_norm_max"),
     *("clipped", "skipped", "lr", "cosine", "snr", "nonfinite"),
 )
+LEAST_ROWS = 200
+"""A run is divided into so many parts, and each in which a learner made an update has a row."""
 DOUBLE_AFTER = 2000
 """Rows of a learner after which its interval doubles: a million updates make some 10,000 rows."""
 WAIT_FOR = 1000
@@ -40,10 +42,11 @@ class Recorder(Callback):
     """Writes a run's CSV files into `folder`.
 
     `updates.csv` has a row for each learner every `log_every` of its updates (the interval doubles
-    after 2000 rows): means over the interval, the largest gradient norm, and how many updates were
-    clipped and skipped. `gradients.csv` has a row for each of its layers. The columns of a file
-    are fixed when its first row is written; a name that turns up later is a ValueError. `mirror`,
-    if given, is called with the file's name and each row.
+    after 2000 rows), or once 1/200 of the run's steps have passed, if that is sooner: means over
+    the interval, the largest gradient norm, and how many updates were clipped and skipped.
+    `gradients.csv` has a row for each of its layers. The columns of a file are fixed when its first
+    row is written; a name that turns up later is a ValueError. `mirror`, if given, is called with
+    the file's name and each row.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Recorder(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._began = time.perf_counter() - self._seconds
         for name in run.agent.learners:
-            self.intervals.setdefault(name, Interval())
+            self.intervals.setdefault(name, Interval(began=run.agent.steps))
         for table in self._tables.values():
             table.open()
 
@@ -82,6 +85,9 @@ class Recorder(Callback):
 
     def updated(self, run: Run, metrics: Metrics) -> None:
         _add(self.metrics, metrics)
+        for name, interval in self.intervals.items():
+            if interval.seen and (run.agent.steps - interval.began) * LEAST_ROWS >= run.steps:
+                self._close_interval(run, name)
         if self.pending:
             self._write_updates(run)
 
@@ -121,7 +127,7 @@ class Recorder(Callback):
             rows = [where | dict(zip(names, values, strict=True)) for values in layers]
             self._tables["gradients"].write(rows)
         self.pending.append(row)
-        self.intervals[name] = Interval(rows=interval.rows + 1)
+        self.intervals[name] = Interval(rows=interval.rows + 1, began=run.agent.steps)
 
     def _write_updates(self, run: Run, last: bool = False) -> None:
         names = {row["learner"] for row in self.pending}
@@ -157,6 +163,8 @@ class Interval:
 
     rows: int = 0
     """Rows written before."""
+    began: int = 0
+    """The agent's steps then."""
     seen: int = 0
     skipped: int = 0
     clipped: int = 0

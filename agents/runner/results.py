@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from agents.core.files import check_types
 
 Array = NDArray[np.float64]
 Table = dict[str, np.ndarray]
@@ -38,31 +41,87 @@ class Run:
         return read_table(self.path / "episodes.csv", ("step", "return"))
 
     def evaluations(self) -> Table:
-        """Evaluations: step, episodes, mean_return, std_return, min_return, max_return."""
-        return read_table(self.path / "evaluations.csv", ("step", "mean_return"))
+        """Evaluations: step, episodes, mean_return, std_return, min_return, max_return.
+
+        The last one of each step: a run that ended early was evaluated twice there.
+        """
+        table = read_table(self.path / "evaluations.csv", ("step", "mean_return"))
+        last = np.append(np.diff(table["step"]) != 0, True)
+        return {name: column[last] for name, column in table.items()}
 
     def updates(self) -> Table:
         """Updates, each row a mean over an interval: step, update, learner, loss, grad_norm, …"""
-        return read_table(self.path / "updates.csv", ("step", "learner", "grad_norm"))
+        names = ("step", "update", "learner", "grad_norm", "grad_norm_max", "clipped", "skipped")
+        return read_table(self.path / "updates.csv", names)
 
     def gradients(self) -> Table:
         """Layers, each row a mean over an interval: step, update, learner, layer, grad_norm, …"""
-        return read_table(self.path / "gradients.csv", ("step", "learner", "layer", "grad_norm"))
+        names = ("step", "update", "learner", "layer", "grad_norm")
+        return read_table(self.path / "gradients.csv", names)
 
 
 def read_run(path: Path) -> Run:
     """The run in the folder `path`. Raises ValueError if there is none."""
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder")
+    file = path / "config.json"
     try:
-        config = json.loads((path / "config.json").read_text())
-        return Run(path, str(config["agent"]), str(config["env"]), int(config["seed"]), config)
+        config = json.loads(file.read_text())
+        run = Run(path, config["agent"], config["env"], config["seed"], config)
+        check_types(run)
+        return run
     except FileNotFoundError:
         raise ValueError(f"{path}: not a run's folder, it has no config.json") from None
     except KeyError as error:
-        raise ValueError(f"{path / 'config.json'}: no {error} in it") from None
+        raise ValueError(f"{file}: no {error} in it") from None
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / 'config.json'}: unreadable ({error})") from None
+        raise ValueError(f"{file}: unreadable ({error})") from None
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs in these folders. Raises ValueError if one holds none or is given twice."""
+    folders = [path.resolve() for path in paths]
+    for path, folder in zip(paths, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise ValueError(f"{path} is given twice: each run counts once")
+    return [read_run(path) for path in paths]
+
+
+def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """The runs that differ in nothing but their seeds, by environment and label.
+
+    The label is the agent's name, with the settings in which it differs from others of that name
+    in the same environment.
+    """
+
+    def task(run: Run) -> tuple[str, str]:
+        return run.env, run.agent
+
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for (env, agent), same in groupby(sorted(runs, key=lambda r: (*task(r), r.seed)), key=task):
+        members = list(same)
+        settings = [_settings(run) for run in members]
+        names = dict.fromkeys(name for each in settings for name in each)
+        differing = [n for n in names if len({repr(each.get(n)) for each in settings}) > 1]
+        for run, each in zip(members, settings, strict=True):
+            label = ", ".join([agent, *(f"{name}={each.get(name)}" for name in differing)])
+            groups.setdefault((env, label), []).append(run)
+    return groups
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What is to be the same in runs that are averaged over, by name."""
+    config = {k: v for k, v in run.config.items() if k not in ("seed", "command", "versions")}
+    return {name.removeprefix("config."): v for name, v in flattened(config).items()}
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a nested dict by their path, such as optim.lr."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        below = isinstance(value, Mapping)
+        flat |= flattened(value, f"{prefix}{name}.") if below else {f"{prefix}{name}": value}
+    return flat
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> Table:

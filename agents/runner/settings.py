@@ -6,14 +6,13 @@ A setting is the command line's, else the preset's for the environment, else the
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import gymnasium
 import numpy as np
@@ -21,12 +20,18 @@ import torch
 import tyro
 
 from agents.agent import Agent
-from agents.core.files import config_from_json, config_to_json, own_version
-from agents.runner.arguments import BadInput, parse, parse_known
+from agents.core.files import check_types, config_from_json, config_to_json, own_version
+from agents.runner.arguments import MAX_THREADS, BadInput, check_ranges, parse, parse_known
+from agents.runner.checkpoint import verify_config
 from agents.runner.evaluate import MAX_EPISODE_STEPS
-from agents.runner.presets import preset_for
+from agents.runner.folder import folder_name
+from agents.runner.presets import FOLDER, preset_envs, preset_for
+from agents.runner.results import flattened, read_run
 
 Config = TypeVar("Config")
+
+EVAL_EVERY = 1_000
+"""Steps between evaluations, by default, in runs so short that these would dominate them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Settings(Generic[Config]):
     """What a run is. config.json keeps all of it."""
 
     env: str
-    """Gymnasium id of the environment, such as CartPole-v1."""
+    """Gymnasium id of the environment, such as CartPole-v1; module:Id imports the module first."""
     steps: int
     """Steps to train for, counted over all environments."""
     agent: Config
@@ -44,7 +49,8 @@ class Settings(Generic[Config]):
     num_envs: int = 8
     """Environments that are stepped side by side."""
     eval_every: int | None = None
-    """Steps from one evaluation to the next; 0: only at the end, None: 50 in a run."""
+    """Steps from one evaluation to the next; 0: only at the end, None: 50 in a run, or every 1000
+    in a shorter one."""
     eval_episodes: int = 20
     """Episodes of each evaluation, played greedily on seeds of their own."""
     max_episode_steps: int = MAX_EPISODE_STEPS
@@ -54,7 +60,8 @@ class Settings(Generic[Config]):
     checkpoint_every: int | None = None
     """Steps from one checkpoint to the next; 0: only at a best and the end, None: 10 in a run."""
     log_every: int = 64
-    """Updates of a learner for each row of updates.csv."""
+    """Updates of a learner for each row of updates.csv; fewer where these take more than 1/200 of
+    the run's steps."""
     threads: int = 1
     """CPU threads of PyTorch; small networks are slower with more."""
     device: str = "cpu"
@@ -84,32 +91,46 @@ class _Start:
     """The arguments that decide where the others come from."""
 
     env: str = ""
+    steps: int | None = None
     seed: int = 0
     out: Path | None = None
     resume: bool = False
     preset: bool = True
+    help: Annotated[bool, tyro.conf.arg(aliases=["-h"])] = False
 
 
 def folder_of(agent: type[Agent], a: Arguments[Any] | _Start) -> Path:
     """The folder of the run."""
-    return a.out or Path("runs") / f"{agent.name}-{a.env.replace('/', '-')}-{a.seed}"
+    return a.out or Path("runs") / folder_name(agent.name, a.env, a.seed)
 
 
-def read_arguments(agent: type[Agent], argv: Sequence[str], presets: Path) -> Arguments[Any]:
+def read_arguments(
+    agent: type[Agent], argv: Sequence[str], presets: Path = FOLDER
+) -> Arguments[Any]:
     """What the command line says, on top of what it leaves open.
 
     Raises ValueError for an unknown flag or field, a value that is impossible, and, with
     `--resume`, for a setting that is not the one the run began with.
     """
-    start = parse_known(_Start, argv) or _Start()
+    start = parse_known(_Start, argv)
     default: Arguments[Any] = Arguments(tyro.MISSING, tyro.MISSING, agent.Config())
     begun = _begun(agent, folder_of(agent, start)) if start.resume else None
+    preset = preset_for(agent, start.env, presets) if start.preset else None
+    known = preset_envs(agent, presets)
+    there_are = f"there are {', '.join(known)}" if known else "there are none"
     if begun is not None:
-        default = replace(default, **begun)
-    elif start.preset and (preset := preset_for(agent, start.env, presets)):
+        default = replace(default, **{f.name: getattr(begun, f.name) for f in fields(Settings)})
+    elif preset is not None:
         given = {f.name: getattr(preset, f.name) for f in fields(preset)}
         default = replace(default, **{name: v for name, v in given.items() if v is not None})
-    arguments = _resolved(parse(Arguments[agent.Config], argv, default))  # type: ignore[name-defined]
+    elif start.env and start.steps is None and not start.help:
+        why = f"{agent.name} has no preset for {start.env} ({there_are})"
+        raise BadInput(f"--steps is missing: {why if start.preset else 'no preset is used'}")
+    description = (
+        f"Train {agent.__name__} in a Gymnasium environment. What is not given here is as in the "
+        f"preset for --env ({there_are}), else the default; with --env, --help shows which."
+    )
+    arguments = _resolved(parse(Arguments[agent.Config], argv, default, description))  # type: ignore[name-defined]
     if begun is not None:
         _same(arguments, default, folder_of(agent, arguments))
     return arguments
@@ -117,20 +138,18 @@ def read_arguments(agent: type[Agent], argv: Sequence[str], presets: Path) -> Ar
 
 def _resolved(a: Arguments[Any]) -> Arguments[Any]:
     """The arguments with every None that stands for a number replaced. Raises ValueError."""
-    for name, least in (
-        ("steps", 1),
-        ("seed", 0),
-        ("num_envs", 1),
-        ("eval_every", 0),
-        ("eval_episodes", 1),
-        ("max_episode_steps", 1),
-        ("checkpoint_every", 0),
-        ("log_every", 1),
-        ("threads", 1),
-    ):
-        value = getattr(a, name)
-        if value is not None and value < least:
-            raise BadInput(f"--{name.replace('_', '-')} is {value}: use {least} or more")
+    check_ranges(
+        a,
+        steps=(1, math.inf),
+        seed=(0, math.inf),
+        num_envs=(1, math.inf),
+        eval_every=(0, math.inf),
+        eval_episodes=(1, math.inf),
+        max_episode_steps=(1, math.inf),
+        checkpoint_every=(0, math.inf),
+        log_every=(1, math.inf),
+        threads=(1, MAX_THREADS),
+    )
     if a.target_return is not None and not math.isfinite(a.target_return):
         raise BadInput(f"--target-return is {a.target_return}: use a number")
     if a.resume and a.overwrite:
@@ -141,13 +160,12 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         torch.zeros(1, device=a.device).tolist()
     except (RuntimeError, AssertionError):
         raise BadInput(f"--device {a.device} cannot be used on this machine: use cpu") from None
-    return replace(
-        a,
-        eval_every=max(1, a.steps // 50) if a.eval_every is None else a.eval_every,
-        checkpoint_every=max(1, a.steps // 10)
-        if a.checkpoint_every is None
-        else a.checkpoint_every,
-    )
+    eval_every, checkpoint_every = a.eval_every, a.checkpoint_every
+    if eval_every is None:
+        eval_every = min(a.steps, max(EVAL_EVERY, a.steps // 50))
+    if checkpoint_every is None:
+        checkpoint_every = max(1, a.steps // 10)
+    return replace(a, eval_every=eval_every, checkpoint_every=checkpoint_every)
 
 
 def to_json(agent: type[Agent], a: Arguments[Any], command: str) -> dict[str, Any]:
@@ -169,27 +187,36 @@ def to_json(agent: type[Agent], a: Arguments[Any], command: str) -> dict[str, An
     }
 
 
-def _begun(agent: type[Agent], folder: Path) -> dict[str, Any] | None:
-    """The settings in a run's config.json; None if it has not begun."""
+def _begun(agent: type[Agent], folder: Path) -> Settings[Any] | None:
+    """The settings in a run's config.json; None if it has not begun.
+
+    Raises ValueError when it is damaged, or was changed since the run's last checkpoint.
+    """
     path = folder / "config.json"
-    try:
-        saved = json.loads(path.read_bytes())
-        settings = {f.name: saved[f.name] for f in fields(Settings) if f.name != "agent"}
-        if saved["agent"] != agent.name:
-            raise BadInput(f"{folder} holds a run of {saved['agent']}, not of {agent.name}")
-        return settings | {"agent": config_from_json(agent.Config, saved["config"])}
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except BadInput:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    verify_config(folder)
+    run = read_run(folder)
+    if run.agent != agent.name:
+        raise BadInput(f"{folder} holds a run of {run.agent}, not of {agent.name}")
+    try:
+        given = {f.name: run.config[f.name] for f in fields(Settings) if f.name != "agent"}
+        begun = Settings(**given, agent=config_from_json(agent.Config, run.config["config"]))
+        check_types(begun)
+        return begun
+    except KeyError as error:
+        raise BadInput(f"{path} is damaged: no {error} in it") from None
+    except ValueError as error:
         raise BadInput(f"{path} is damaged: {error}") from None
 
 
 def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> None:
     """Raise ValueError for the first setting that is not as the run began with."""
     now, then = (
-        _flat({f.name: getattr(a, f.name) for f in fields(Settings)} | {"agent": a.agent})
+        flattened(
+            {f.name: getattr(a, f.name) for f in fields(Settings)}
+            | {"agent": config_to_json(a.agent)}
+        )
         for a in (arguments, begun)
     )
     for name, value in now.items():
@@ -198,13 +225,3 @@ def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> Non
                 f"--{name.replace('_', '-')} is {value}, but the run in {folder} began with "
                 f"{then[name]}: leave it so to resume, or choose another --out"
             )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name == "agent" and not prefix:
-            value = config_to_json(value)
-        below = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{name}": value} if below is None else below
-    return flat

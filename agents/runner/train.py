@@ -10,7 +10,7 @@ import numpy as np
 from agents.agent import Agent, Metrics
 from agents.core.learner import Learner, Step
 from agents.core.seeding import derived
-from agents.runner.evaluate import Evaluation
+from agents.runner.evaluate import Evaluation, require_vector_env
 from envs.transition import Transition
 from envs.vector import VectorEnv
 
@@ -68,6 +68,10 @@ class Run:
         callbacks: Sequence[Callback] = (),
         seed: int | None = None,
     ) -> None:
+        require_vector_env(envs)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"the callback {callback!r} is not an instance of a Callback")
         if steps <= agent.steps:
             raise ValueError(
                 f"steps is {steps}: the agent has seen {agent.steps}, and these count too"

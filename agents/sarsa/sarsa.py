@@ -80,7 +80,6 @@ class SARSAConfig(AgentConfig):
                 f"n_step is {self.n_step} and td_lambda {self.td_lambda}: a target has n steps or "
                 "a mixture of all, use n_step 1 or td_lambda 0"
             )
-        self.require("loss", self.loss in ("huber", "squared"), "huber or squared")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
         known = self.exploration in ("epsilon_greedy", "boltzmann")
         self.require("exploration", known, "epsilon_greedy or boltzmann")

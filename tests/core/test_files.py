@@ -281,3 +281,32 @@ def test_a_config_takes_defaults_and_whole_numbers():
 def test_a_bad_config_says_what_is_wrong(data, message):
     with pytest.raises(ValueError, match=message):
         files.config_from_json(Outer, data)
+
+
+@dataclass(frozen=True)
+class Checked(Outer):
+    def __post_init__(self):
+        files.check_types(self, "agent.")
+
+
+def test_the_types_of_a_config_are_those_of_its_annotations():
+    config = Checked([np.int64(3)], limit=2)  # type: ignore[arg-type]
+    assert config == Checked((3,), limit=2.0)
+    assert [type(value) for value in (config.sizes[0], config.limit)] == [int, float]
+    assert json.loads(json.dumps(files.config_to_json(config)))["sizes"] == [3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sizes": (1.5,)}, r"^agent\.sizes is 1\.5: expected int$"),
+        ({"sizes": (True,)}, r"agent\.sizes is True: expected int"),
+        ({"betas": 0.9}, r"agent\.betas is 0\.9: expected tuple\[float, float\]"),
+        ({"limit": "ten"}, r"agent\.limit is 'ten': expected float"),
+        ({"on": 1}, r"agent\.on is 1: expected bool"),
+        ({"inner": {"rate": 0.5}}, r"agent\.inner is \{'rate': 0\.5\}: expected Inner"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Checked(**settings)

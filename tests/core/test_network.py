@@ -292,7 +292,7 @@ def test_without_hidden_layers_heads_are_linear_in_the_features(lead):
         ({"hidden_sizes": (), "residual": True}, "residual needs two or more"),
         ({"hidden_sizes": (8, 0)}, "hidden_sizes is .*at least 1"),
         ({"activation": "swish"}, "activation is 'swish': use tanh"),
-        ({"norm": "batch"}, "norm is 'batch': use none or layer"),
+        ({"norm": "batch"}, "norm is 'batch': use none, layer"),
         ({"init": "zeros"}, "init is 'zeros': use orthogonal"),
         ({"dropout": 1.0}, r"dropout is 1\.0: use a probability"),
         ({"dropout": -0.1}, r"dropout is -0\.1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -77,10 +79,12 @@ def test_options_reach_the_environment() -> None:
 @pytest.mark.parametrize(
     ("id", "options", "said"),
     [
-        ("CartPol-v1", {}, r"no environment 'CartPol-v1'.*did you mean CartPole-v1"),
-        ("CartPole-v7", {}, r"'CartPole-v7'"),
+        ("CartPol-v1", {}, r"no environment 'CartPol-v1': did you mean [^?]*CartPole-v1[^?]*\?$"),
+        ("CartPole-v7", {}, r"no environment 'CartPole-v7'"),
         ("DelayedReward-v0", {}, r"did you mean chainrule/DelayedReward-v0"),
-        ("no-such-module:Task-v0", {}, r"no environment 'no-such-module:Task-v0'"),
+        ("Absent/Task-v0", {}, r"no environment 'Absent/Task-v0': Namespace Absent not found"),
+        ("no_such_module:Task-v0", {}, r"no_such_module:Task-v0 needs a package.*no_such_module"),
+        ("gymnasium:CartPol-v1", {}, r"no environment 'gymnasium:CartPol-v1': did you mean"),
         ("CartPole-v1", {"gravity": 3}, r"CartPole-v1 cannot be made with \{'gravity': 3\}"),
         ("CartPole-v1", {"num_envs": 0}, "num_envs is 0: use 1 or more"),
     ],
@@ -91,10 +95,38 @@ def test_what_cannot_be_made_is_one_clear_line(id: str, options: Any, said: str)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(id: str, **options: Any) -> None:
-        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+@pytest.mark.parametrize(
+    ("package", "id", "said"),
+    [
+        ("jax", "phys2d/CartPole-v1", r"^phys2d/CartPole-v1 needs a package .* jax"),
+        (
+            "Box2D",
+            "LunarLander-v3",
+            r"^LunarLander-v3 needs Box2D: pip install 'chainrule\[envs\]'$",
+        ),
+    ],
+)
+def test_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, package: str, id: str, said: str
+) -> None:
+    for name in [*sys.modules]:
+        if name.startswith(("gymnasium.envs.box2d", "gymnasium.envs.phys2d")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=said):
+        envs.make(id)
 
-    monkeypatch.setattr(gymnasium, "make", missing)
-    with pytest.raises(ValueError, match=r"LunarLander-v3 needs a package.*Box2D"):
-        envs.make("LunarLander-v3")
+
+def test_a_module_registers_what_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", {**gymnasium.registry})
+    monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
+    (tmp_path / "my_tasks.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('Mine/Pole-v0', CartPoleEnv, max_episode_steps=7)\n"
+    )
+    with envs.make("my_tasks:Mine/Pole-v0", num_envs=2) as tasks:
+        assert tasks.observation_space.shape == (4,)
+    assert envs.spec("my_tasks:Mine/Pole-v0").max_episode_steps == 7
+    assert envs.spec("gymnasium.envs.classic_control:CartPole-v1").id == "CartPole-v1"

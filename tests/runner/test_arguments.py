@@ -1,11 +1,14 @@
 """What tyro says in a box of several lines is one line, in a terminal and elsewhere."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from agents.runner import arguments
-from agents.runner.arguments import BadInput, bad_input, parse
+from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
 
 TERMINAL = """\
 \x1b[31m╭─\x1b[0m\x1b[31m Unrecognized options \x1b[0m\x1b[31m──────────────────╮\x1b[0m
@@ -71,5 +74,34 @@ def test_errors_of_input_become_one_line(tmp_path):
             raise error
     with pytest.raises(BadInput, match="nowhere: No such file"), bad_input():
         (tmp_path / "nowhere").read_text()
+    with pytest.raises(BadInput, match="MemoryError"), bad_input():
+        raise MemoryError
     with pytest.raises(RuntimeError), bad_input():
         raise RuntimeError("not the user's")
+    with pytest.raises(BadInput, match="too large"), bad_input(RuntimeError):
+        raise RuntimeError("too large")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(0, "--number is 0: use 1 to 9"), (10, "--number is 10: use 1 to 9"), (9, None), (None, None)],
+)
+def test_a_number_out_of_its_range_is_named(number, message):
+    options = SimpleNamespace(number=number)
+    expected: Any = pytest.raises(BadInput, match=f"^{message}$") if message else nullcontext()
+    with expected:
+        check_ranges(options, number=(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(BadInput("no"), 2, "a.py: no\n"), (KeyboardInterrupt(), 130, ""), (None, 0, "")],
+)
+def test_a_script_ends_with_its_exit_code(error, code, said, capsys):
+    def run():
+        if error is not None:
+            raise error
+        return 0
+
+    assert guarded("a.py", run) == code
+    assert capsys.readouterr().err == said

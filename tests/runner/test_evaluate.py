@@ -22,6 +22,7 @@ def test_short_episodes_are_not_counted_more_often():
     assert evaluation.returns.tolist() == [1, 10, 1, 10, 1, 10]
     assert evaluation.lengths.tolist() == [1, 10, 1, 10, 1, 10]
     assert evaluation.mean == 5.5
+    assert 0 < evaluation.seconds < 5
     assert (evaluation.min, evaluation.max, evaluation.std) == (1.0, 10.0, 4.5)
 
 

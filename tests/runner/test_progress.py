@@ -1,12 +1,15 @@
 """What a person sees of a run: plain lines, a live picture, and one warning."""
 
 import io
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 import envs
 from agents.runner.callbacks import Evaluate
+from agents.runner.evaluate import Evaluation
 from agents.runner.progress import Progress
 from agents.runner.train import Callback, train
 from tests.runner.fakes import Tiny
@@ -36,6 +39,18 @@ def test_a_terminal_sees_the_layers():
     text = show(terminal=True)
     for name in ("3,200 of 3,200 steps", "grad norm", "update ratio", "dormant", "trunk.0", "head"):
         assert name in text
+
+
+def test_the_time_of_evaluations_is_not_that_of_steps():
+    run = SimpleNamespace(agent=SimpleNamespace(steps=0), steps=2000)
+    progress: Any = Progress(Console(file=io.StringIO()))
+    progress.started(run)
+    progress._began -= 10.0
+    run.agent.steps = 1000
+    progress.evaluated(run, Evaluation(np.zeros(1), np.zeros(1), seconds=5.0))
+    figures = progress.figures(run)
+    assert figures["steps/s"] == "200"
+    assert figures["left"] == "0:10"  # with as many evaluations to come
 
 
 class Poison(Callback):

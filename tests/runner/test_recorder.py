@@ -26,11 +26,12 @@ class Records:
         return Statistics(("trunk.0", "head"), columns, 0.25, math.nan)
 
 
-def make_run(*names, steps=0):
+def make_run(*names, steps=10**9):
     """What a recorder looks at of a run."""
     learners = {name: SimpleNamespace(name=name, statistics=Records()) for name in names}
-    agent = SimpleNamespace(steps=steps, learners=learners)
-    return SimpleNamespace(agent=agent, envs=SimpleNamespace(episodes=[]), finished=True)
+    agent = SimpleNamespace(steps=0, learners=learners)
+    tasks = SimpleNamespace(episodes=[])
+    return SimpleNamespace(agent=agent, envs=tasks, steps=steps, finished=True)
 
 
 def step(update, norm=1.0, terms=None, scalars=None, **more):
@@ -169,6 +170,20 @@ def test_rows_stay_bounded(started, tmp_path, monkeypatch):
         recorder.updated(run, {})
     updates = [int(row["update"]) for row in rows(tmp_path / "updates.csv")]
     assert np.diff(updates).tolist() == 9 * [2] + 10 * [4] + 10 * [8]
+
+
+def test_rare_updates_have_a_row_for_each_part_of_the_run(started, tmp_path):
+    recorder, run = started(64, "rare")
+    run.steps = 20_000  # in 200 parts of 100 steps
+    for i, run.agent.steps in enumerate((40, 99, 100, 150, 199, 240, 999), 1):
+        learn(recorder, run, "rare", step(i, record=(np.zeros(3), 3.0, i)))
+        recorder.updated(run, {"kl": float(i)})
+    recorder.ended(run)
+    updates = rows(tmp_path / "updates.csv")
+    assert [int(row["step"]) for row in updates] == [100, 240, 999]
+    assert [int(row["update"]) for row in updates] == [3, 6, 7]
+    assert [float(row["kl"]) for row in updates] == [2.0, 5.0, 7.0]
+    assert len(rows(tmp_path / "gradients.csv")) == 3 * 2
 
 
 def test_a_finished_run_writes_its_last_interval(started, tmp_path):

@@ -1,11 +1,15 @@
 """The loop: what is called when, how a run ends, and that watching it changes nothing."""
 
+from typing import Any
+
+import gymnasium
 import pytest
 import torch
 
 import envs
 from agents.agent import AgentConfig
 from agents.runner.callbacks import Evaluate
+from agents.runner.evaluate import evaluate
 from agents.runner.recorder import Recorder
 from agents.runner.train import Callback, Run, train
 from envs.vector import VectorEnv
@@ -70,6 +74,17 @@ def test_steps_must_be_positive():
     agent, tasks = start()
     with pytest.raises(ValueError, match="steps is 0"):
         train(agent, tasks, 0)
+
+
+def test_what_is_no_vector_env_or_no_callback_is_refused():
+    agent, tasks = start()
+    single: Any = gymnasium.make("CartPole-v1")
+    for use in (lambda: train(agent, single, 32), lambda: evaluate(agent, single)):
+        with pytest.raises(TypeError, match=r"wrap them, VectorEnv\(env\)"):
+            use()
+    a_class: Any = Log
+    with pytest.raises(TypeError, match="Log'> is not an instance of a Callback"):
+        train(agent, tasks, 32, [a_class])
 
 
 class StopAt(Callback):

@@ -1,5 +1,8 @@
 """scripts/evaluate.py: from a run's folder or a file, and what it refuses."""
 
+import shutil
+import sys
+
 import pytest
 import torch
 
@@ -62,18 +65,49 @@ def test_bad_input_is_one_clear_line(run, folder, tmp_path):
     file = agent_file(folder)
     torch.save({}, tmp_path / "other.pt")
     refused(run(), "PATH")
-    refused(run(tmp_path / "nothing", "--env", "CartPole-v1"), "does not exist")
+    for more in ([], ["--env", "CartPole-v1"]):
+        refused(run(tmp_path / "nothing", *more), "nothing does not exist: give a run's folder")
     refused(run(tmp_path), "not a run's folder")
     refused(run(tmp_path / "other.pt", "--env", "CartPole-v1"), "torch.save")
     refused(run(file), "give --env")
     refused(run(file, "--env", "CartPole-v1", "--best"), "--best")
     refused(run(folder, "--env", "CartPol-v1"), "CartPol")
     refused(run(folder, "--env", "Acrobot-v1"), "the environment")
-    refused(run(folder, "--episodes", "0"), "episodes is 0")
+    (tmp_path / "b.mp4").mkdir()
+    video = ["--video", tmp_path / "a.mp4"]
+    refused(run(folder, "--episodes", "0", *video), "--episodes is 0")
+    refused(run(folder, "--max-episode-steps", "0", *video), "--max-episode-steps is 0")
+    refused(run(folder, "--seed", "-1", *video), "--seed is -1")
+    assert not (tmp_path / "a.mp4").exists()
     refused(run(folder, "--video", tmp_path / "a.gif"), ".mp4")
+    refused(run(folder, "--video", tmp_path / "b.mp4"), ".mp4")
     refused(run(folder, "--video", tmp_path / "no" / "a.mp4"), "no folder")
 
 
-def test_a_missing_extra_is_named(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
-    refused(run(folder, "--video", tmp_path / "a.mp4"), "pip install 'chainrule[envs]'")
+@pytest.mark.parametrize("config", ["{}", "[]", '{"agent": "a2c", "env": 3, "seed": 0}', "{"])
+def test_a_damaged_config_is_one_clear_line(run, folder, tmp_path, config):
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(config)
+    refused(run(tmp_path / "run"), "config.json")
+
+
+@pytest.mark.parametrize("package", ["moviepy", "pygame"])
+def test_a_missing_extra_is_named(run, folder, tmp_path, monkeypatch, package):
+    pytest.importorskip("pygame")
+    pytest.importorskip("moviepy")
+    monkeypatch.setitem(sys.modules, package, None)
+    result = run(folder, "--video", tmp_path / "a.mp4")
+    refused(result, f"--video needs {package}: pip install 'chainrule[envs]'")
+
+
+def test_a_module_is_imported_for_the_environment(run, folder, tmp_path):
+    env = "gymnasium.envs.classic_control:CartPole-v1"
+    assert run(folder, "--episodes", "1", "--env", env) == run(folder, "--episodes", "1")
+
+
+def test_ctrl_c_is_no_traceback(run, folder, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    assert run(folder) == (130, "", "")

@@ -1,15 +1,18 @@
 """The pictures, from made-up runs: they are written, they are legible data, bad input is named."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
-from agents.runner.results import read_run
-from scripts.plot import gradients_figure, layers_of, main, returns_figure
+from agents.runner.results import Run, read_run
+from scripts.plot import NO_DATA, gradients_figure, layers_of, main, positions, returns_figure
 
 MakeRun = Callable[..., Path]
 
@@ -47,30 +50,90 @@ def test_returns_have_a_panel_a_task_and_a_band_an_agent(make_run: MakeRun) -> N
     assert np.asarray(acrobot.lines[-1].get_ydata())[-1] == -80.0
 
 
+def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(make_run: MakeRun) -> None:
+    for seed in range(4):
+        folder = make_run(seed=seed)
+        config = json.loads((folder / "config.json").read_text())
+        config["config"]["optim"]["lr"] = 1e-3 if seed < 2 else 1e-4
+        config["command"] = f"python train_ppo.py --seed {seed}"
+        (folder / "config.json").write_text(json.dumps(config))
+    runs = [read_run(path) for path in folder.parent.iterdir()]
+    (panel,) = returns_figure(runs).axes
+    labels = panel.get_legend_handles_labels()[1]
+    assert labels == [
+        f"ppo, optim.lr={lr}: IQM of 2 seeds, 95% interval" for lr in ("0.001", "0.0001")
+    ]
+
+
 def test_layers_stand_in_forward_order_by_trunk(make_run: MakeRun) -> None:
-    (layers,) = layers_of(read_run(make_run(records=5)).gradients())
+    run = read_run(make_run(records=5))
+    (layers,) = layers_of(run.gradients(), run.updates())
     assert layers.names == [
         *("policy.trunk.0", "policy.trunk.1", "policy.head"),
         *("value.trunk.0", "value.trunk.1", "value.head"),
     ]
-    table = read_run(make_run(seed=1, records=5)).gradients()
-    (layers,) = layers_of(table)
+    table = run.gradients()
     for name, row in zip(layers.names, layers.columns["grad_norm"], strict=True):
         np.testing.assert_array_equal(row, table["grad_norm"][table["layer"] == name])
 
 
+UPDATES = "step,update,learner,grad_norm,grad_norm_max,clipped,skipped\n"
+
+
+def write_run(path: Path, updates: str, gradients: str) -> Run:
+    (path / "updates.csv").write_text(UPDATES + updates)
+    (path / "gradients.csv").write_text("step,update,learner,layer,grad_norm\n" + gradients)
+    (path / "config.json").write_text('{"agent": "sac", "env": "Pendulum-v1", "seed": 0}')
+    return read_run(path)
+
+
 def test_learners_that_record_at_other_steps_keep_their_own(tmp_path: Path) -> None:
-    (tmp_path / "gradients.csv").write_text(
-        "step,update,learner,layer,grad_norm\n"
+    run = write_run(
+        tmp_path,
+        "8,1,critic,1,1,0,0\n16,2,critic,1,1,0,0\n16,1,actor,1,1,0,0\n",
         "8,1,critic,trunk.0,1\n8,1,critic,head,2\n16,2,critic,trunk.0,3\n16,2,critic,head,4\n"
-        "16,1,actor,head,5\n"
+        "16,1,actor,head,5\n",
     )
-    (tmp_path / "config.json").write_text('{"agent": "sac", "env": "Pendulum-v1", "seed": 0}')
-    critic, actor = layers_of(read_run(tmp_path).gradients())
+    critic, actor = layers_of(run.gradients(), run.updates())
     assert (critic.learner, actor.learner) == ("critic", "actor")
     np.testing.assert_array_equal(critic.columns["grad_norm"], [[1, 3], [2, 4]])
     np.testing.assert_array_equal(actor.columns["grad_norm"], [[5]])
-    np.testing.assert_array_equal(actor.steps, [16])
+    np.testing.assert_array_equal(actor.at, [16])
+
+
+def test_records_of_one_step_are_spread_over_the_steps_before_it(tmp_path: Path) -> None:
+    """Two rollouts of 100 steps: 4, 4 and 2 updates after the first, then 4, 4 skipped, and 8."""
+    run = write_run(
+        tmp_path,
+        "100,4,a,1,1,4,0\n100,8,a,1,1,0,0\n100,10,a,1,1,0,0\n"
+        "200,14,a,1,1,0,0\n200,14,a,,,0,4\n200,22,a,1,1,0,0\n",
+        "100,4,a,head,1\n100,8,a,head,2\n200,14,a,head,3\n200,22,a,head,4\n200,30,a,head,5\n",
+    )
+    at = [40, 80, 100, 125, 150, 200]
+    np.testing.assert_allclose(positions(run.updates()), at)
+    (layers,) = layers_of(run.gradients(), run.updates())
+    np.testing.assert_allclose(layers.at, [40, 80, 125, 200])  # the last has no update's row yet
+    np.testing.assert_array_equal(layers.columns["grad_norm"], [[1, 2, 3, 4]])
+    total, clipped = gradients_figure(run).axes[1:3]
+    np.testing.assert_allclose(np.asarray(total.lines[0].get_xdata()), at)
+    shares: Any = clipped.collections[0].get_array()
+    np.testing.assert_array_equal(shares.filled(np.nan).ravel(), [1, 0, 0, 0, np.nan, 0])
+    assert clipped.get_facecolor() == to_rgba(NO_DATA)  # seen where there is nothing, and not white
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0, ["no dormant units"]), (0.01, [])])
+def test_units_that_are_all_awake_are_seen(
+    make_run: MakeRun, tmp_path: Path, share: float, said: list[str]
+) -> None:
+    path = make_run(records=5) / "gradients.csv"
+    lines = path.read_text().splitlines()
+    rows = [re.sub("(?<=,)[^,]+$", str(share), line) for line in lines[1:]]
+    path.write_text("\n".join([lines[0], *rows, ""]))
+    panel = gradients_figure(read_run(path.parent)).axes[-1]
+    assert [text.get_text() for text in panel.texts] == said
+    assert not any(line.get_clip_on() for line in panel.lines)
+    form = panel.yaxis.get_major_formatter()
+    assert [form(value) for value in (0, 0.025, 0.07, 0.5)] == ["0%", "2.5%", "7%", "50%"]
 
 
 def test_gradients_mark_the_steps_that_were_skipped_and_the_limit(make_run: MakeRun) -> None:
@@ -108,6 +171,8 @@ def test_bad_input_exits_2_with_one_line_and_leaves_nothing(
         ([tmp_path, "--out", out], "not a run's folder"),
         ([empty, "--out", out], r"evaluations\.csv: empty"),
         ([bare, "--out", out, "--kind", "gradients"], r"gradients\.csv: no such file"),
+        ([run, run, "--out", out], "is given twice"),
+        ([run, f"{run}/../{run.name}", "--out", out], "is given twice"),
         ([run, empty, "--out", out, "--kind", "gradients"], "draws one run, 2 were given"),
         (["--out", out], "no run was given"),
         ([run, "--out", tmp_path / "file" / "a.png"], "file"),

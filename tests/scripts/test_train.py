@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,16 @@ import envs
 from agents.actor_critic.a2c import A2C
 from agents.q_learning.dqn import DQN
 from agents.runner import cli
+from agents.runner.folder import FILES, claimed
 from agents.runner.registry import AGENTS
+from agents.runner.results import read_run
+from agents.runner.settings import read_arguments
 from envs.vector import VectorEnv
 from tests.runner.fakes import Scripted, assert_same_run, manifest_of, rows
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SHORT = ["--env", "CartPole-v1", "--steps", "400", "--num-envs", "2", "--eval-episodes", "2"]
+SHORT += ["--eval-every", "8"]
 
 
 @pytest.fixture
@@ -42,9 +47,14 @@ def test_a_run_leaves_its_folder_and_ends_with_its_evaluation(run, tmp_path):
     (last,) = rows(folder / "evaluations.csv")[-1:]
     mean, std = float(last["mean_return"]), float(last["std_return"])
     assert out == f"evaluation: mean_return={mean:.2f} std={std:.2f} episodes=2\n"
-    assert err.count("\n") == 10
-    assert {path.name for path in folder.iterdir()} == {*cli.FILES, "checkpoints"}
-    assert len(rows(folder / "evaluations.csv")) == 51
+    first, *lines, last_line = err.splitlines()
+    where = "in the folder runs/a2c-CartPole-v1-7"
+    assert first == f"training a2c in CartPole-v1 without a preset, {where}"
+    assert len(lines) == 10
+    assert last_line == "what was recorded is in runs/a2c-CartPole-v1-7"
+    assert {path.name for path in folder.iterdir()} == {*FILES, "checkpoints"}
+    evaluations = rows(folder / "evaluations.csv")
+    assert [int(row["step"]) for row in evaluations] == list(range(8, 401, 8))
     config = json.loads((folder / "config.json").read_text())
     assert config["agent"] == "a2c"
     assert config["env"] == "CartPole-v1"
@@ -57,7 +67,7 @@ def test_a_run_leaves_its_folder_and_ends_with_its_evaluation(run, tmp_path):
 
 def test_the_same_seed_gives_the_same_run_whatever_is_shown(run, tmp_path):
     run(*SHORT, "--out", "a", "--tensorboard")
-    run(*SHORT, "--out", "b", "--no-progress")
+    assert run(*SHORT, "--out", "b", "--no-progress")[2] == ""
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert any((tmp_path / "a" / "tensorboard").iterdir())
 
@@ -69,6 +79,15 @@ num_envs = 4
 agent.rollout_size = 20
 agent.optim.lr = 0.5
 """
+
+
+@pytest.fixture
+def presets(tmp_path):
+    """A file of presets for A2C."""
+    (tmp_path / "presets").mkdir()
+    path = tmp_path / "presets" / "a2c.toml"
+    path.write_text(PRESET)
+    return path
 
 
 def resolved(folder):
@@ -86,12 +105,32 @@ def resolved(folder):
         (["--no-preset", "--steps", "40", "--agent.rollout-size", "8"], (40, 8, 8, 7e-4)),
     ],
 )
-def test_the_command_line_wins_over_the_preset_over_the_default(run, tmp_path, arguments, expected):
-    (tmp_path / "presets").mkdir()
-    (tmp_path / "presets" / "a2c.toml").write_text(PRESET)
-    common = ["--env", "CartPole-v1", "--eval-episodes", "1", "--eval-every", "0", "--out", "x"]
-    assert run(*common, *arguments)[0] == 0
-    assert resolved(tmp_path / "x") == expected
+@pytest.mark.parametrize("env", ["CartPole-v1", "gymnasium.envs.classic_control:CartPole-v1"])
+def test_the_command_line_wins_over_the_preset_over_the_default(
+    run, presets, tmp_path, env, arguments, expected
+):
+    code, _, err = run("--env", env, "--eval-episodes", "1", *arguments)
+    assert code == 0
+    preset = "without a preset" if "--no-preset" in arguments else "with the preset for it"
+    folder = f"runs/a2c-{env.replace(':', '-')}-0"
+    assert err.startswith(f"training a2c in {env} {preset}, in the folder {folder}\n")
+    assert resolved(tmp_path / folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "settings", "expected"),
+    [
+        (400, {}, 400),
+        (20_000, {}, 1_000),
+        (100_000, {}, 2_000),
+        (400, {"eval_every": 0}, 0),
+        (100_000, {"eval_every": 50}, 50),
+    ],
+)
+def test_evaluations_do_not_dominate_a_short_run(steps, settings, expected):
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    argv = ["--env", "CartPole-v1", "--steps", str(steps), *words]
+    assert read_arguments(A2C, argv).eval_every == expected
 
 
 # Bad input --------------------------------------------------------------------------------------
@@ -99,7 +138,18 @@ def test_the_command_line_wins_over_the_preset_over_the_default(run, tmp_path, a
 BAD = {
     "no env": (["--steps", "100"], "--env"),
     "unknown env": (["--env", "CartPol-v1", "--steps", "100"], "CartPol"),
-    "no steps": (["--env", "CartPole-v1"], "--steps"),
+    "no steps": (
+        ["--env", "Pendulum-v1"],
+        "--steps is missing: a2c has no preset for Pendulum-v1 (there are none)",
+    ),
+    "not a whole number": (["--env", "CartPole-v1", "--seed", "1.5"], "--seed"),
+    "threads": ([*SHORT, "--threads", "99999999999999"], "99999999999999: use 1 to 1024"),
+    "a file": ([*SHORT, "--out", "file"], "file is a file: give a folder"),
+    "unknown module": (["--env", "no_such_module:Task-v0", "--steps", "9"], "no_such_module"),
+    "too large": (
+        [*SHORT, "--agent.network.hidden-sizes", "100000000", "100000000"],
+        "allocate",
+    ),
     "zero steps": (["--env", "CartPole-v1", "--steps", "0"], "--steps is 0: use 1 or more"),
     "unknown flag": ([*SHORT, "--seeed", "1"], "did you mean --seed"),
     "unknown field": ([*SHORT, "--agent.optim.lrr", "1"], "--agent.optim.lr"),
@@ -154,28 +204,81 @@ def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_bad_preset_is_one_clear_line(run, tmp_path):
-    (tmp_path / "presets").mkdir()
-    (tmp_path / "presets" / "a2c.toml").write_text(PRESET + "agent.clip = 1\n")
+def test_without_a_preset_steps_have_to_be_given(run, presets):
+    _, _, err = run("--env", "Pendulum-v1")
+    assert err.endswith(
+        "--steps is missing: a2c has no preset for Pendulum-v1 (there are CartPole-v1)\n"
+    )
+    _, _, err = run("--env", "CartPole-v1", "--no-preset")
+    assert err.endswith("--steps is missing: no preset is used\n")
+
+
+def test_a_bad_preset_is_one_clear_line(run, presets):
+    presets.write_text(PRESET + "agent.clip = 1\n")
     code, out, err = run(*SHORT)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "no field 'clip'" in err
     assert run(*SHORT, "--no-preset")[0] == 0
 
 
-def test_a_folder_in_use_is_left_alone(run, tmp_path):
-    (tmp_path / "x").mkdir()
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("way", ["--overwrite", "--resume", "--progress"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"thesis.txt": "mine"},
+        {"config.json": '{"theme": "dark"}', "checkpoints/mine": "mine"},
+        {"config.json": "{}", "updates.csv": ""},
+        {"checkpoints/LATEST": "200 0", "updates.csv": "step"},
+    ],
+)
+def test_a_folder_that_holds_no_run_of_ours_is_left_alone(run, tmp_path, way, content):
+    for name, text in content.items():
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_text(text)
+    before = files(tmp_path)
+    code, out, err = run(*SHORT, "--out", "x", way)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert files(tmp_path) == before
+
+
+def test_a_run_is_replaced_only_when_asked_and_nothing_else_with_it(run, tmp_path):
+    assert run(*SHORT, "--out", "x")[0] == 0
     (tmp_path / "x" / "thesis.txt").write_text("mine")
+    before = files(tmp_path)
     code, out, err = run(*SHORT, "--out", "x")
     assert (code, out, err.count("\n")) == (2, "", 1)
     for way in ("--resume", "--overwrite", "--out"):
         assert way in err
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["thesis.txt"]
-    assert run(*SHORT, "--out", "x", "--overwrite")[0] == 0
+    assert files(tmp_path) == before
     assert run(*SHORT, "--out", "x", "--overwrite", "--seed", "3")[0] == 0
     assert (tmp_path / "x" / "thesis.txt").read_text() == "mine"
     assert json.loads((tmp_path / "x" / "config.json").read_text())["seed"] == 3
-    assert len(rows(tmp_path / "x" / "evaluations.csv")) == 51
+    assert len(rows(tmp_path / "x" / "evaluations.csv")) == 50
+
+
+@pytest.mark.parametrize("way", ["--resume", "--overwrite", "--progress"])
+def test_a_folder_is_used_by_one_process_at_a_time(run, tmp_path, way):
+    assert run(*SHORT, "--out", "x")[0] == 0
+    before = files(tmp_path)
+    with claimed(tmp_path / "x"):
+        code, out, err = run(*SHORT, "--out", "x", way)
+    assert (code, out) == (2, "")
+    assert err == "train_a2c.py: x is in use by another process\n"
+    assert files(tmp_path) == before
+    assert run(*SHORT, "--out", "x", "--resume")[0] == 0
+
+
+@pytest.mark.parametrize("progress", ["--progress", "--no-progress"])
+def test_a_run_without_an_update_says_so(run, progress):
+    code, out, err = run(*SHORT, "--agent.rollout-size", "10000", progress)
+    assert code == 0
+    assert out.startswith("evaluation: ")
+    assert "warning: no update was made by a2c: none fell due in 400 steps\n" in err
+    assert "warning" not in run(*SHORT, "--out", "x", progress)[2]
 
 
 # Resuming ---------------------------------------------------------------------------------------
@@ -202,6 +305,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(run, tmp_path, monkeyp
     assert out == ""
     command = f"python scripts/train_a2c.py {' '.join(SHORT)} --out parts --seed 0 --resume"
     assert err.splitlines()[-1].strip() == command
+    assert err.count("interrupted") == 1
     assert manifest_of(tmp_path / "parts")["step"] == 150
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     code, out, err = run("--out", "parts", "--resume")  # the folder knows the rest
@@ -260,6 +364,41 @@ def test_resuming_another_agents_run_is_refused(run):
     assert "holds a run of a2c, not of dqn" in err
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": "many"}, "steps is 'many': expected int"),
+        ({"config": {"gamma": "x"}}, "gamma is 'x': expected float"),
+        ({"seed": None}, "seed is None: expected int"),
+        (None, "no 'agent' in it"),
+    ],
+)
+def test_a_damaged_config_is_one_clear_line(run, tmp_path, change, message):
+    run(*SHORT, "--out", "x")
+    shutil.rmtree(tmp_path / "x" / "checkpoints")
+    path = tmp_path / "x" / "config.json"
+    config = {} if change is None else json.loads(path.read_text()) | change
+    path.write_text(json.dumps(config))
+    code, out, err = run("--out", "x", "--resume")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert "config.json" in err
+
+
+@pytest.mark.parametrize("step", [150, 400])
+def test_a_config_that_was_changed_is_refused(run, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as m:
+        interrupt_at(m, step)
+        run(*SHORT, "--out", "x")
+    path = tmp_path / "x" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": 500}))
+    before = files(tmp_path)
+    code, out, err = run("--out", "x", "--resume")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "config.json was changed after it was written" in err
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize("name", ["config.json", "LATEST", "manifest.json", "training.safetensors"])
 def test_resuming_from_a_damaged_piece_is_refused(run, tmp_path, monkeypatch, name):
     with monkeypatch.context() as m:
@@ -277,7 +416,10 @@ def test_the_run_ends_at_the_target_return(run, tmp_path):
     code, out, err = run(*SHORT, "--out", "x", "--target-return", "5")
     assert code == 0
     assert "stopped at step 8: the evaluation's mean return" in err
-    assert len(rows(tmp_path / "x" / "evaluations.csv")) == 2
+    assert [row["step"] for row in rows(tmp_path / "x" / "evaluations.csv")] == ["8", "8"]
+    final = read_run(tmp_path / "x").evaluations()
+    assert final["step"].tolist() == [8]
+    assert f"mean_return={final['mean_return'][0]:.2f}" in out
     code, again, err = run(*SHORT, "--out", "x", "--resume")
     assert (code, again) == (0, out)
     assert "finished" in err
@@ -311,5 +453,15 @@ def test_help_explains_the_options(name, capsys):
         "Learning rate",
         "--no-preset",
         "Every random stream",
+        f"Train {AGENTS[name].__name__} in a Gymnasium environment",
     ):
         assert text in out
+
+
+def test_help_shows_the_preset_of_the_environment(run, presets, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run("--env", "CartPole-v1", "--help")
+    assert exit.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(default: 80)" in out
+    assert "there are CartPole-v1" in out
