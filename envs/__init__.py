@@ -54,7 +54,9 @@ def _batched(found: EnvSpec, num_envs: int) -> gymnasium.vector.VectorEnv[Any, A
     if arcade.known(found.id):  # Atari's own clips rewards and presses the fire button
         return arcade.pooled(found.id, num_envs)
     # JAX forms pay for a dispatch each step, and need what is mostly not there.
-    native = found.vector_entry_point is not None and "jax" not in str(found.vector_entry_point)
+    native = (
+        found.vector_entry_point is not None and "jax" not in str(found.vector_entry_point).lower()
+    )
     if not native or num_envs < NATIVE_FROM:
         return None
     mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT

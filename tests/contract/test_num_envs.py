@@ -52,7 +52,7 @@ def check_rollouts(agent, tasks):
         assert learned + sum(int(row.valid.sum()) for row in memory.rows) == agent.steps
 
 
-def played(cls, garbage, steps=600):
+def played(cls, garbage, steps=1000):
     """An agent trained where a reset costs a step, and what is seen in such a step replaced."""
     rng = np.random.default_rng(0)
     makers = [lambda: gymnasium.make("CartPole-v1")] * 3

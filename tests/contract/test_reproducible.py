@@ -23,7 +23,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 NORMALIZED = {"normalize_obs": True, "normalize_reward": True, "network": {"dropout": 0.1}}
 
 
-def trained(cls, seed, callbacks=(), steps=800, **settings):
+def trained(cls, seed, callbacks=(), steps=1200, **settings):
     with envs.make("CartPole-v1", num_envs=4) as tasks:
         agent = small(cls, tasks, seed, **NORMALIZED, **settings)
         train(agent, tasks, steps, callbacks)
@@ -48,7 +48,7 @@ def test_watching_changes_no_weight(cls, tmp_path):
     ]
     watched = trained(cls, 5, watching, optim={"stats_every": 1})
     alone = trained(cls, 5, optim={"stats_every": 0})
-    assert len(rows(tmp_path / "evaluations.csv")) == 800 // 48 + 1
+    assert len(rows(tmp_path / "evaluations.csv")) == 1200 // 48 + 1
     assert len(rows(tmp_path / "gradients.csv")) >= 4
     assert weights(watched).equal(weights(alone))
     assert watched.act(np.eye(4)).tolist() == alone.act(np.eye(4)).tolist()

@@ -133,7 +133,7 @@ def test_with_clipped_rewards_an_agent_learns_from_their_signs_alone(cls):
 
     def learned_from(pays, clip_reward):
         tasks = VectorEnv([Tilted(pays) for _ in range(2)])
-        agent = small(cls, tasks, clip_reward=clip_reward)
+        agent = small(cls, tasks, clip_reward=clip_reward, normalize_reward=False)
         train(agent, tasks, 200)
         return weights(agent)
 

@@ -47,6 +47,7 @@ class ByHand:
     def __init__(self, network: Any, member: int | None) -> None:
         self.activation = ACTIVATIONS[network.config.activation]
         self.norm = network.config.norm == "layer"
+        self.member = member
         own = [*network.conv.parameters(), *network.trunk.parameters()]
         self.weights = iter([p if member is None else p[member] for p in own])
 
@@ -79,7 +80,9 @@ class ByHand:
 
     def dense(self, x: Tensor) -> Tensor:
         weight, bias = self.take(), self.take()
-        return self.activation(self.normed(x @ weight.T + bias.reshape(-1)))
+        if self.member is None:
+            weight = weight.T  # a stack's lies the other way round
+        return self.activation(self.normed(x @ weight + bias.reshape(-1)))
 
 
 CASES = [
@@ -187,7 +190,7 @@ def test_the_space_chooses_unless_told_otherwise(space, kernel):
         (spaces.Box(-1, 1, (4,)), {"conv": "impala"}, r"conv is 'impala'.*images"),
         (spaces.Box(-1, 1, (2, 2, 9)), {"conv": "minatar"}, r"at least 3×3"),
         (spaces.Discrete(4), {"conv": "minatar"}, r"none for Discrete\(4\)"),
-        (FRAMES, {"conv": "resnet"}, "conv is 'resnet': use auto, none, nature, minatar, impala"),
+        (FRAMES, {"conv": "resnet"}, "conv is 'resnet': use auto, none, nature, impala, minatar"),
         (FRAMES, {"conv": "impala", "norm": "layer"}, "norm is 'layer', which network.conv='impa"),
     ],
 )
