@@ -17,8 +17,12 @@ from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.policy_gradient.reinforce import REINFORCE, REINFORCEConfig
 from agents.q_learning.dqn import DQN, DQNConfig
+from agents.runner.callbacks import Evaluate
+from agents.runner.checkpoint import Checkpoint
 from agents.runner.evaluate import Evaluation, evaluate
 from agents.runner.presets import preset_for
+from agents.runner.progress import Progress
+from agents.runner.recorder import Recorder
 from agents.runner.registry import AGENTS, load
 from agents.runner.train import Callback, Run, train
 from agents.sarsa.sarsa import SARSA, SARSAConfig
@@ -35,13 +39,17 @@ __all__ = [
     "Agent",
     "AgentConfig",
     "Callback",
+    "Checkpoint",
     "CheckpointError",
     "DQNConfig",
+    "Evaluate",
     "Evaluation",
     "NetworkConfig",
     "OptimConfig",
     "PPOConfig",
+    "Progress",
     "REINFORCEConfig",
+    "Recorder",
     "Run",
     "SARSAConfig",
     "evaluate",

@@ -8,21 +8,22 @@ added by another call. Called again after an interruption, it goes on where it w
 
 from __future__ import annotations
 
-import csv
-import math
-import os
-import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 try:
+    import csv
+    import math
+    import os
+    import re
+    import shutil
+    import subprocess
+    from collections.abc import Iterator, Mapping, Sequence
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+    from dataclasses import dataclass
+    from itertools import groupby
+    from pathlib import Path
+    from typing import Any
+
     import numpy as np
 
     import envs  # (first: it says so if `agents` is another distribution's)

@@ -10,20 +10,21 @@ what they cost. The last line is the ratio of the speeds, median and range over 
 
 from __future__ import annotations
 
-import csv
-import math
-import platform
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
 
 try:
+    import csv
+    import math
+    import platform
+    import time
+    from collections.abc import Callable
+    from dataclasses import dataclass, replace
+    from functools import partial
+    from pathlib import Path
+    from statistics import median
+    from tempfile import TemporaryDirectory
+    from typing import Any, Literal
+
     import gymnasium
     import torch
 
