@@ -30,8 +30,12 @@ from agents.q_learning.dqn import (
 )
 from agents.q_learning.pqn import PQN, PQNConfig
 from agents.q_learning.stream_q import StreamQ, StreamQConfig
+from agents.runner.callbacks import Evaluate
+from agents.runner.checkpoint import Checkpoint
 from agents.runner.evaluate import Evaluation, evaluate
 from agents.runner.presets import preset_for
+from agents.runner.progress import Progress
+from agents.runner.recorder import Recorder
 from agents.runner.registry import AGENTS, load
 from agents.runner.train import Callback, Run, train
 from agents.sarsa.expected_sarsa import ExpectedSARSA, ExpectedSARSAConfig
@@ -55,8 +59,10 @@ __all__ = [
     "AgentConfig",
     "C51Config",
     "Callback",
+    "Checkpoint",
     "CheckpointError",
     "DQNConfig",
+    "Evaluate",
     "Evaluation",
     "ExpectedSARSA",
     "ExpectedSARSAConfig",
@@ -65,10 +71,12 @@ __all__ = [
     "OptimConfig",
     "PPOConfig",
     "PQNConfig",
+    "Progress",
     "QRDQNConfig",
     "REINFORCEConfig",
     "Rainbow",
     "RainbowConfig",
+    "Recorder",
     "Run",
     "SARSAConfig",
     "StreamQ",

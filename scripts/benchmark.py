@@ -8,29 +8,52 @@ added by another call. Called again after an interruption, it goes on where it w
 
 from __future__ import annotations
 
-import csv
-import os
-import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
-from typing import Any
 
-import gymnasium
-import numpy as np
+try:
+    import csv
+    import math
+    import os
+    import re
+    import shutil
+    import subprocess
+    from collections.abc import Iterator, Mapping, Sequence
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+    from dataclasses import dataclass
+    from itertools import groupby
+    from pathlib import Path
+    from typing import Any
 
-import envs  # noqa: F401 (first: it says so if `agents` is another distribution's)
+    import numpy as np
 
-# isort: split
-from agents.runner.arguments import BadInput, bad_input, parse
-from agents.runner.results import Run, area_under_curve, bootstrap_interval, iqm, read_run
+    import envs  # (first: it says so if `agents` is another distribution's)
+
+    # isort: split
+    from agents import AGENTS
+    from agents.runner.arguments import (
+        INTERRUPTED,
+        MAX_THREADS,
+        bad_input,
+        check_ranges,
+        guarded,
+        parse,
+    )
+    from agents.runner.cli import build
+    from agents.runner.folder import file_name, folder_name
+    from agents.runner.results import (
+        Run,
+        area_under_curve,
+        bootstrap_interval,
+        grouped,
+        iqm,
+        read_run,
+    )
+    from agents.runner.settings import read_arguments
+except KeyboardInterrupt:  # while this takes its time
+    sys.exit(130)
 
 SCRIPTS = Path(__file__).parent
+MAX_SEEDS = 10_000
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -39,7 +62,7 @@ class Options:
     """Train agents on tasks over seeds and tabulate the final evaluations."""
 
     agents: tuple[str, ...] = ()
-    """Agents, by the names of their scripts: ppo for train_ppo.py."""
+    """Agents by name, such as ppo."""
     envs: tuple[str, ...] = ("CartPole-v1",)
     """Gymnasium ids of the tasks."""
     seeds: tuple[str, ...] = ("100-104",)
@@ -66,6 +89,7 @@ class Row:
 
     task: str
     agent: str
+    """With the settings in which it differs from others of its name on the task."""
     seeds: list[int]
     steps: list[int]
     """Of the final evaluations: the budget, less where a run ended early or is unfinished."""
@@ -111,7 +135,10 @@ def seed_list(words: Sequence[str]) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"--seeds {word}: the range ends before it begins")
-        seeds.update(dict.fromkeys(range(first, last + 1)))
+        if last - first < MAX_SEEDS:
+            seeds.update(dict.fromkeys(range(first, last + 1)))
+        if last - first >= MAX_SEEDS or len(seeds) > MAX_SEEDS:
+            raise ValueError(f"--seeds {word}: give {MAX_SEEDS:,} seeds at the most")
     return list(seeds)
 
 
@@ -140,28 +167,34 @@ def train_all(options: Options) -> list[str]:
 
 
 def _commands(options: Options) -> dict[Path, list[str]]:
-    """The command of each run by its folder, seeds outermost: early tables then compare all."""
-    known = sorted(path.stem.removeprefix("train_") for path in SCRIPTS.glob("train_*.py"))
+    """The command of each run by its folder, seeds outermost: early tables then compare all.
+
+    Raises ValueError for anything in which a run would fail before its first step.
+    """
+    for name in ("agents", "envs", "seeds"):
+        if not getattr(options, name):
+            hint = f": name some of {', '.join(AGENTS)}" if name == "agents" else ""
+            raise ValueError(f"--{name} is empty{hint}")
     for agent in options.agents:
-        if agent not in known:
-            raise ValueError(f"--agents {agent}: there is {', '.join(known)}")
-    if not options.agents:
-        raise ValueError(f"--agents is empty: name some of {', '.join(known)}")
-    for name in ("jobs", "threads", "steps"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise ValueError(f"--{name} is {value}: use 1 or more")
+        if agent not in AGENTS:
+            raise ValueError(f"--agents {agent}: there is {', '.join(AGENTS)}")
+    check_ranges(options, jobs=(1, math.inf), threads=(1, MAX_THREADS), steps=(1, math.inf))
+    settings = ["--threads", str(options.threads)]
+    if options.steps is not None:
+        settings += ["--steps", str(options.steps)]
+    seeds = seed_list(options.seeds)
     for env in options.envs:
-        gymnasium.spec(env)
+        for agent in options.agents:
+            cls = AGENTS[agent]
+            build(cls, read_arguments(cls, ["--env", env, *settings]))[0].close()
     commands = {}
-    for seed in seed_list(options.seeds):
+    for seed in seeds:
         for env in options.envs:
             for agent in options.agents:
-                folder = options.out / f"{agent}-{env.replace('/', '-')}-{seed}"
+                folder = options.out / folder_name(agent, env, seed)
                 command = [sys.executable, str(SCRIPTS / f"train_{agent}.py"), "--env", env]
-                command += ["--seed", str(seed), "--threads", str(options.threads)]
+                command += ["--seed", str(seed), *settings]
                 command += ["--out", str(folder), "--resume", "--no-progress"]
-                if options.steps is not None:
-                    command += ["--steps", str(options.steps)]
                 commands[folder] = command
     return commands
 
@@ -198,14 +231,11 @@ def runs_in(folder: Path) -> tuple[list[Run], list[str]]:
 
 
 def tabulate(runs: Sequence[Run], threshold: float | None = None) -> Iterator[Row]:
-    """A row for each agent on each task. `threshold` None is the task's own, if it has one."""
+    """A row for each agent on each task, and each of its settings where these differ.
 
-    def key(run: Run) -> tuple[str, str]:
-        return run.env, run.agent
-
-    ordered = sorted(runs, key=lambda run: (*key(run), run.seed))
-    for (task, agent), group in groupby(ordered, key=key):
-        members = list(group)
+    `threshold` None is the task's own, if it has one.
+    """
+    for (task, agent), members in grouped(runs).items():
         curves = [run.evaluations() for run in members]
         areas = [area_under_curve(curve["step"], curve["mean_return"]) for curve in curves]
         yield Row(
@@ -223,8 +253,8 @@ def tabulate(runs: Sequence[Run], threshold: float | None = None) -> Iterator[Ro
 
 def _own_threshold(task: str) -> float | None:
     try:
-        return gymnasium.spec(task).reward_threshold
-    except gymnasium.error.Error:
+        return envs.spec(task).reward_threshold
+    except ValueError:
         return None
 
 
@@ -350,7 +380,7 @@ def _draw(runs: Sequence[Run], out: Path) -> list[str]:
     """Learning curves, a picture a task. Returns a line for each that could not be drawn."""
     failures = []
     for task, group in groupby(sorted(runs, key=lambda run: run.env), key=lambda run: run.env):
-        picture = out / f"{task.replace('/', '-')}.png"
+        picture = out / f"{file_name(task)}.png"
         command = [sys.executable, str(SCRIPTS / "plot.py"), *(str(run.path) for run in group)]
         drawn = subprocess.run([*command, "--out", str(picture)], capture_output=True, text=True)
         if drawn.returncode:
@@ -371,20 +401,20 @@ def _collect(runs: Sequence[Run], out: Path, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 1 if a run failed, 2 for bad input, 130 after Ctrl-C."""
-    try:
+
+    def run() -> int:
         with bad_input():
             options = parse(Options, sys.argv[1:] if argv is None else argv)
             failures = [] if options.table_only else train_all(options)
             failures = report(options, failures)
-    except BadInput as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        for failure in failures:
+            print(f"benchmark.py: {failure}", file=sys.stderr)
+        return 1 if failures else 0
+
+    code = guarded("benchmark.py", run)
+    if code == INTERRUPTED:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"benchmark.py: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return code
 
 
 if __name__ == "__main__":

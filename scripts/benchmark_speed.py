@@ -10,29 +10,41 @@ what they cost. The last line is the ratio of the speeds, median and range over 
 
 from __future__ import annotations
 
-import csv
-import platform
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
 
-import gymnasium
-import torch
+try:
+    import csv
+    import math
+    import platform
+    import time
+    from collections.abc import Callable
+    from dataclasses import dataclass, replace
+    from functools import partial
+    from pathlib import Path
+    from statistics import median
+    from tempfile import TemporaryDirectory
+    from typing import Any, Literal
 
-import envs
+    import gymnasium
+    import torch
 
-# isort: split
-from agents import A2C, DQN, PPO, A2CConfig, Agent, AgentConfig, DQNConfig, PPOConfig, train
-from agents.core.network import NetworkConfig
-from agents.core.optimizers import OptimConfig
-from agents.runner.arguments import BadInput, bad_input, parse
-from agents.runner.recorder import Recorder
+    import envs
+
+    # isort: split
+    from agents import A2C, DQN, PPO, A2CConfig, Agent, AgentConfig, DQNConfig, PPOConfig, train
+    from agents.core.network import NetworkConfig
+    from agents.core.optimizers import OptimConfig
+    from agents.runner.arguments import (
+        MAX_THREADS,
+        BadInput,
+        bad_input,
+        check_ranges,
+        guarded,
+        parse,
+    )
+    from agents.runner.recorder import Recorder
+except KeyboardInterrupt:  # while this takes its time
+    sys.exit(130)
 
 
 @dataclass(frozen=True)
@@ -146,50 +158,64 @@ def timed(run: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def time_here(work: Workload, env: str, steps: int, seed: int, statistics: bool = True) -> Timing:
-    """`train` with a Recorder that writes into a folder."""
+def ours(
+    work: Workload, env: str, seed: int, statistics: bool = True
+) -> tuple[Agent, envs.VectorEnv]:
+    """The agent and its environments, looped as the peer's are."""
     config = work.config
     if not statistics:
         config = replace(config, optim=replace(config.optim, stats_every=0))
     tasks = envs.VectorEnv([gymnasium.make(env) for _ in range(work.num_envs)])
-    agent = work.agent(tasks.observation_space, tasks.action_space, config, seed=seed)
+    return work.agent(tasks.observation_space, tasks.action_space, config, seed=seed), tasks
+
+
+def time_here(work: Workload, env: str, steps: int, seed: int, statistics: bool = True) -> Timing:
+    """`train` with a Recorder that writes into a folder."""
+    agent, tasks = ours(work, env, seed, statistics)
     with TemporaryDirectory() as folder:
         took = timed(lambda: train(agent, tasks, steps, [Recorder(folder)]))
     (learner,) = agent.learners.values()
     return Timing(agent.steps, learner.updates, *took)
 
 
-def time_sb3(work: Workload, env: str, steps: int, seed: int) -> Timing:
-    """`model.learn` as it comes, without logging."""
+def sb3(work: Workload, env: str, seed: int) -> Any:
+    """SB3's model of the same name."""
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
 
     cls = getattr(stable_baselines3, work.agent.__name__)
     tasks = make_vec_env(env, work.num_envs, seed=seed)
-    model = cls("MlpPolicy", tasks, seed=seed, device="cpu", **work.peer)
+    return cls("MlpPolicy", tasks, seed=seed, device="cpu", **work.peer)
+
+
+def time_sb3(work: Workload, env: str, steps: int, seed: int) -> Timing:
+    """`model.learn` as it comes, without logging."""
+    model = sb3(work, env, seed)
     took = timed(lambda: model.learn(steps))
-    moments = next(iter(model.policy.optimizer.state.values()))
-    return Timing(model.num_timesteps, int(moments["step"]), *took)
+    moments = [*model.policy.optimizer.state.values()]
+    return Timing(model.num_timesteps, int(moments[0]["step"]) if moments else 0, *took)
 
 
 def compare(options: Options) -> None:
     """Time both sides in turn and print what came of it. Raises BadInput and RuntimeError."""
     work = WORKLOADS[options.agent]
-    if options.peer == "sb3":
-        try:
-            import stable_baselines3  # noqa: F401
-        except ImportError:
-            raise BadInput(
-                "Stable-Baselines3 is not installed: pip install 'chainrule[benchmark]'"
-            ) from None
-    for name, least in (("rounds", 1), ("threads", 1), ("steps", 1)):
-        if (value := getattr(options, name)) is not None and value < least:
-            raise BadInput(f"--{name} {value}: use {least} or more")
+    check_ranges(options, rounds=(1, math.inf), threads=(1, MAX_THREADS), steps=(1, math.inf))
     steps = -(-(options.steps or work.steps) // work.unit) * work.unit
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    with bad_input():  # an unfit environment is refused at once
-        work.agent(*_spaces(options.env), work.config)
+    with bad_input(AssertionError, NotImplementedError, RuntimeError):  # as SB3 refuses a space
+        envs.make(options.env, num_envs=1).close()  # says what is missing
+        env = envs.spec(options.env).id
+        ours(work, env, seed=0)
+        if options.peer == "sb3":
+            try:
+                sb3(work, env, seed=0)
+            except ImportError:
+                raise BadInput(
+                    "Stable-Baselines3 is not installed: pip install 'chainrule[benchmark]'"
+                ) from None
+        if options.out is not None:
+            options.out.open("a").close()  # whether it can be written shows before the timings
 
     other = time_sb3 if options.peer == "sb3" else partial(time_here, statistics=False)
     clock = "wall" if options.peer == "sb3" else "cpu"
@@ -203,29 +229,25 @@ def compare(options: Options) -> None:
         sides = {"chainrule": time_here, options.peer: other}
         if number % 2:  # neither side always runs first
             sides = dict(reversed(sides.items()))
-        found = {name: side(work, options.env, steps, number) for name, side in sides.items()}
-        ours, theirs = found["chainrule"], found[options.peer]
-        if (ours.steps, ours.updates) != (theirs.steps, theirs.updates):
-            raise RuntimeError(f"the workloads differ: {ours} here, {theirs} in {options.peer}")
+        found = {name: side(work, env, steps, number) for name, side in sides.items()}
+        here, there = found["chainrule"], found[options.peer]
+        if (here.steps, here.updates) != (there.steps, there.updates):
+            raise RuntimeError(f"the workloads differ: {here} here, {there} in {options.peer}")
+        if not here.updates:
+            raise BadInput(f"--steps is {options.steps}: too few for an update, use more")
         if number == 0:
             continue  # warming up
         speeds = {name: t.steps / getattr(t, clock) for name, t in found.items()}
         ratios.append(speeds["chainrule"] / speeds[options.peer])
         print(
             f"round {number}: chainrule {speeds['chainrule']:.0f} steps/s, {options.peer} "
-            f"{speeds[options.peer]:.0f} steps/s, {ours.updates} updates each, "
+            f"{speeds[options.peer]:.0f} steps/s, {here.updates} updates each, "
             f"ratio {ratios[-1]:.3f}",
             flush=True,
         )
         if options.out is not None:
-            _write(options, number, ours.updates, speeds, ratios[-1])
+            _write(options, number, here.updates, speeds, ratios[-1])
     print(f"ratio={median(ratios):.3f} min={min(ratios):.3f} max={max(ratios):.3f}")
-
-
-def _spaces(env: str) -> tuple[Any, Any]:
-    task = gymnasium.make(env)
-    task.close()
-    return task.observation_space, task.action_space
 
 
 def _write(
@@ -251,12 +273,13 @@ def _write(
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
+    """The command line: 2 with one line for bad input."""
+
+    def run() -> int:
         compare(parse(Options, sys.argv[1:] if argv is None else argv))
-    except BadInput as error:
-        print(f"benchmark_speed.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return guarded("benchmark_speed.py", run)
 
 
 if __name__ == "__main__":

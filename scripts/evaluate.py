@@ -6,16 +6,17 @@ python scripts/evaluate.py ppo.safetensors --env CartPole-v1 --video cartpole.mp
 
 from __future__ import annotations
 
-import math
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 try:
+    import math
+    import os
+    import shutil
+    import tempfile
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+    from pathlib import Path
+
     import gymnasium
     import tyro
 

@@ -6,15 +6,16 @@ python scripts/plot.py runs/ppo-CartPole-v1-1 --kind gradients --out gradients.s
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import cycle
-from pathlib import Path
-from typing import Any, Literal
 
 try:
+    import math
+    from collections.abc import Iterator, Sequence
+    from dataclasses import dataclass
+    from itertools import cycle
+    from pathlib import Path
+    from typing import Any, Literal
+
     import matplotlib as mpl
     import numpy as np
     import tyro
@@ -42,7 +43,8 @@ except KeyboardInterrupt:  # while this takes its time
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6a00")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
-INK, FAINT, ALARM, NO_DATA = "#333333", "#b0b0b0", "#c0152f", "#d9e2ec"
+INK, FAINT, ALARM = "#333333", "#b0b0b0", "#c0152f"
+NO_RECORD: Any = {"facecolor": "white", "edgecolor": FAINT, "hatch": "/////", "lw": 0}
 STYLE: Any = {
     "axes.edgecolor": "#888888",
     "axes.labelcolor": INK,
@@ -301,7 +303,7 @@ def _total_norm(
     if len(limits) == 1:
         limit = limits.pop()
         panel.axhline(limit, color=INK, lw=0.8, ls=(0, (4, 3)), label=f"clipped above {limit:g}")
-    panel.fill_between([], [], color=NO_DATA, label="no record, below")
+    panel.fill_between([], [], label="no record", **NO_RECORD)
     _decimal_ticks(panel.yaxis)
     panel.set_ylabel("total\ngradient norm")
     panel.grid(axis="y", color="#eeeeee")
@@ -316,14 +318,15 @@ def _clipped(panel: Axes, updates: Table, learners: Sequence[str]) -> None:
         share = np.where(made > 0, own["clipped"] / np.maximum(made, 1), np.nan)
         panel.pcolormesh(
             _edges(positions(own)),
-            [row, row + 0.9],
+            [row, row + 1],
             np.clip(share, 0, 1)[None],
             cmap="Greys",
             vmin=0,
             vmax=1,
             rasterized=True,
         )
-    panel.set_facecolor(NO_DATA)
+        panel.axhline(row, color="white", lw=3)
+    panel.patch.set(**NO_RECORD)
     panel.set_ylim(len(learners), 0)
     panel.set_yticks([len(learners) / 2], ["clipped, 0–100%"])
     panel.tick_params(axis="y", length=0)
@@ -354,7 +357,7 @@ def _heat_map(panel: Axes, learners: Sequence[Layers]) -> Any:
         row += len(learner.names)
         if row < sum(len(other.names) for other in learners):
             panel.axhline(row, color="white", lw=7)
-    panel.set_facecolor(NO_DATA)
+    panel.patch.set(**NO_RECORD)
     panel.set_ylim(row, 0)
     panel.set_yticks(ticks, labels)
     panel.tick_params(axis="y", length=0, labelcolor=INK)

@@ -160,7 +160,7 @@ def test_expected_sarsa_from_replay_values_the_policy_that_acts_now(double, expl
         (
             ExpectedSARSA,
             {"exploration": "greedy"},
-            "exploration is 'greedy': use epsilon_greedy, b",
+            "exploration is 'greedy': use epsilon",
         ),
         (ExpectedSARSA, {"temperature": 0.0}, r"temperature is 0\.0: use a positive number"),
         (PQN, {"td_lambda": -0.1}, r"td_lambda is -0\.1"),

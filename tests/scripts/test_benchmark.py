@@ -125,10 +125,39 @@ def test_run_that_fails_is_reported_and_the_others_go_on(
     assert (out / "ppo-CartPole-v1-1" / "updates.csv").stat().st_mtime_ns == log
 
 
+def test_settings_that_differ_are_rows_of_their_own(make_run: MakeRun) -> None:
+    for seed in range(4):
+        folder = make_run(seed=seed, steps=50_000 if seed < 3 else 80_000)
+    rows = list(tabulate(runs_in(folder.parent)[0]))
+    assert [(row.agent, row.seeds) for row in rows] == [
+        ("ppo, steps=50000", [0, 1, 2]),
+        ("ppo, steps=80000", [3]),
+    ]
+
+
+def test_a_module_is_imported_for_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--agents", "ppo", "--envs", "gymnasium.envs.classic_control:CartPole-v1"]
+    out = tmp_path / "out"
+    assert main([*words, "--seeds", "0", "--steps", "600", "--out", str(out)]) == 0
+    name = "gymnasium.envs.classic_control-CartPole-v1"
+    assert (out / f"ppo-{name}-0" / "config.json").exists()
+    assert (out / f"{name}.png").exists()
+    assert "≥ 475" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "--agents is empty"),
+        (["--agents", "ppo", "--envs"], "--envs is empty"),
+        (["--agents", "ppo", "--seeds"], "--seeds is empty"),
+        (["--agents", "ppo", "--seeds", "0-999999999999"], "give 10,000 seeds at the most"),
+        (["--agents", "ppo", "--seeds", "0-9999", "10000"], "--seeds 10000: give 10,000"),
+        (["--agents", "ppo", "--envs", "Pendulum-v1"], "--steps is missing: ppo has no preset"),
+        (["--agents", "ppo", "dqn", "--envs", "Pendulum-v1", "--steps", "9"], "Discrete"),
+        (["--agents", "ppo", "--threads", "99999999999"], "--threads is 99999999999: use 1 to"),
         (["--agents", "pppo"], "--agents pppo: there is "),
         (["--agents", "ppo", "--envs", "CartPool-v1"], "CartPool"),
         (["--agents", "ppo", "--seeds", "9-1"], "--seeds 9-1"),

@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,10 @@ import pytest
 from scripts.benchmark_speed import main
 
 LAST = re.compile(r"ratio=(\S+) min=(\S+) max=(\S+)")
-PEERS = [
-    "plain",
-    pytest.param(
-        "sb3",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("stable_baselines3") is None,
-            reason="Stable-Baselines3 is an extra",
-        ),
-    ),
-]
+needs_sb3 = pytest.mark.skipif(
+    importlib.util.find_spec("stable_baselines3") is None, reason="Stable-Baselines3 is an extra"
+)
+PEERS = ["plain", pytest.param("sb3", marks=needs_sb3)]
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -49,12 +42,19 @@ def test_both_sides_do_the_same_work(
         (["--agent", "sarsa"], "sarsa"),
         (["--agent", "ppo", "--env", "CartPole-v99"], "CartPole"),
         (["--agent", "dqn", "--env", "Pendulum-v1"], "Box"),
-        (["--agent", "ppo", "--rounds", "0"], "--rounds 0"),
+        (["--agent", "ppo", "--rounds", "0"], "--rounds is 0: use 1 or more"),
+        (["--agent", "ppo", "--threads", "9999999999"], "use 1 to 1024"),
         (["--agent", "ppo", "--peer", "none"], "none"),
+        (["--agent", "dqn", "--peer", "plain", "--steps", "9"], "--steps is 9: too few"),
+        (["--agent", "ppo", "--out", "no/such/a.csv"], "no/such/a.csv: No such file"),
+        (["--agent", "ppo", "--out", "."], ".: Is a directory"),
+        pytest.param(["--agent", "ppo", "--env", "Blackjack-v1"], "Tuple", marks=needs_sb3),
     ],
 )
 def test_bad_input(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        sys.exit(main(words))  # as the script ends
-    assert stop.value.code == 2
-    assert says in capsys.readouterr().err
+    peer = [] if {"--env", "--peer"} & set(words) else ["--peer", "plain"]
+    assert main([*peer, *words]) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert err.count("\n") == 1
+    assert "round" not in out
