@@ -161,7 +161,8 @@ def categorical(reward: Tensor, discount: Tensor, probability: Tensor, support: 
     moved = (reward.unsqueeze(-1) + discount.unsqueeze(-1) * support).clamp(low, high)
     # (B, n to, n from): each moved atom gives 1 - distance, in gaps, to those less than one away
     near = 1.0 - (moved.unsqueeze(-2) - support.unsqueeze(-1)).abs() / gap
-    return (near.clamp(min=0.0) * probability.unsqueeze(-2)).sum(-1)
+    projected = (near.clamp(min=0.0) * probability.unsqueeze(-2)).sum(-1)
+    return projected * _unclamped(reward).unsqueeze(-1)
 
 
 def hl_gauss(value: Tensor, support: Tensor, sigma: float) -> Tensor:
@@ -174,7 +175,13 @@ def hl_gauss(value: Tensor, support: Tensor, sigma: float) -> Tensor:
     edges = torch.cat([support - half, support[-1:] + half])
     inside = value.clamp(support[0], support[-1]).unsqueeze(-1)
     mass = torch.special.ndtr((edges - inside) / sigma)
-    return mass.diff(dim=-1) / (mass[..., -1:] - mass[..., :1])
+    bins = mass.diff(dim=-1) / (mass[..., -1:] - mass[..., :1])
+    return bins * _unclamped(value).unsqueeze(-1)
+
+
+def _unclamped(x: Tensor) -> Tensor:
+    """1 where x is finite, else nan: no clamping may hide from the learner what is not."""
+    return torch.where(x.isfinite(), 1.0, torch.nan)
 
 
 def quantile_middles(n: int, device: torch.device | None = None) -> Tensor:
