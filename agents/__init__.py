@@ -16,6 +16,7 @@ from agents.core.files import CheckpointError
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.policy_gradient.reinforce import REINFORCE, REINFORCEConfig
+from agents.q_learning.bootstrapped_dqn import BootstrappedDQN, BootstrappedDQNConfig
 from agents.q_learning.dqn import DQN, DQNConfig
 from agents.runner.evaluate import Evaluation, evaluate
 from agents.runner.presets import preset_for
@@ -34,6 +35,8 @@ __all__ = [
     "Actor",
     "Agent",
     "AgentConfig",
+    "BootstrappedDQN",
+    "BootstrappedDQNConfig",
     "Callback",
     "CheckpointError",
     "DQNConfig",

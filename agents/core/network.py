@@ -71,13 +71,24 @@ class Head:
     """Scale of the initial weights; 0.01 begins a policy close to uniform."""
     log_std: float | None = None
     """If given, a trained vector beginning at this value is appended: `(..., 2 size)`."""
+    members: int | None = None
+    """If given, the head is an ensemble of so many, as one stack: `(members, ..., size)`."""
+
+    def __post_init__(self) -> None:
+        if self.members is not None and (self.members < 2 or self.log_std is not None):
+            raise ValueError("an ensemble has 2 or more members, and no log_std")
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """What the head of this name, or each of its members, is called in the statistics."""
+        return (name,) if self.members is None else tuple(f"{k}.{name}" for k in range(self.members))
 
 
 class Network(nn.Module):
     """A trunk and named heads: `forward(obs) -> {"policy": (..., A), "value": (...,)}`.
 
     `heads` maps a name to a `Head`, or for short to a size or to "scalar". With
-    `config.shared_trunk` false every head has a trunk of its own; they run as one stack.
+    `config.shared_trunk` false every head, and every member of an ensemble, has a trunk of its own;
+    they run as one stack.
     A `trunk` of the user's own (features in, features out, with an `out_features` attribute)
     replaces the built one.
 
@@ -99,7 +110,9 @@ class Network(nn.Module):
         self.config = config
         specs = {name: _as_head(spec) for name, spec in heads.items()}
         self.shared = config.shared_trunk
-        if not self.shared and len(specs) == 1:
+        names = {name: spec.names(name) for name, spec in specs.items()}
+        own = tuple(f"{member}.trunk" for members in names.values() for member in members)
+        if not self.shared and len(own) == 1:
             raise ValueError(
                 f"network.shared_trunk=False needs two or more heads; this network has only "
                 f"{next(iter(specs))!r}: leave it True"
@@ -109,7 +122,7 @@ class Network(nn.Module):
             self.trunk = trunk
         else:
             features = config.hidden_sizes[-1]
-            members = ("trunk",) if self.shared else tuple(f"{name}.trunk" for name in specs)
+            members = ("trunk",) if self.shared else own
             self.trunk = nn.ModuleList(
                 HiddenLayer(
                     inputs,
@@ -135,10 +148,14 @@ class Network(nn.Module):
         self._layers = tuple(self.trunk) if isinstance(self.trunk, nn.ModuleList) else None
         self.heads = nn.ModuleDict(
             {
-                name: _HeadLayer(features, spec, (f"{name}.head",), config.init, generator)
+                name: _HeadLayer(features, spec, names[name], config.init, generator)
                 for name, spec in specs.items()
             }
         )
+        self.trunks = 1 if self.shared else len(own)
+        self._split = None  # how a stack of trunks is divided among the heads, unless one each
+        if len(own) > len(specs):
+            self._split = [spec.members or 1 for spec in specs.values()]
 
     def forward(
         self, obs: Tensor, noise: Sequence[Tensor] | None = None, only: str | None = None
@@ -151,8 +168,8 @@ class Network(nn.Module):
         heads = self.heads.items() if only is None else ((only, self.heads[only]),)
         if self.shared:
             features = self._through_trunk(x, noise)
-            return {name: head(features) for name, head in heads}
-        lead, members = x.shape[:-1], len(self.heads)
+            return {name: head(head.shared(features)) for name, head in heads}
+        lead, members = x.shape[:-1], self.trunks
         if len(lead) != 1:
             x = x.reshape(-1, x.shape[-1])
         if noise:
@@ -160,7 +177,11 @@ class Network(nn.Module):
         stacked = self._through_trunk(x.expand(members, -1, -1), noise)  # (E, B, features)
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
-        own = dict(zip(self.heads, stacked.unbind(), strict=True))
+        if self._split is None:
+            features = stacked.unbind()
+        else:
+            features = [part.squeeze(0) for part in stacked.split(self._split)]
+        own = dict(zip(self.heads, features, strict=True))
         return {name: head(own[name]) for name, head in heads}
 
     def _through_trunk(self, x: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
@@ -180,7 +201,7 @@ class Network(nn.Module):
         if not self.config.dropout:
             return None
         if not self.shared:
-            lead = (*lead, len(self.heads))
+            lead = (*lead, self.trunks)
         device = generator.device
         return [
             torch.rand(*lead, size, generator=generator, device=device)
@@ -189,7 +210,10 @@ class Network(nn.Module):
 
 
 class _HeadLayer(Dense):
-    """The last layer: numbers, a scalar without a trailing axis, or means with a log_std."""
+    """The last layer: numbers, a scalar without a trailing axis, or means with a log_std.
+
+    An ensemble reads features of its own for each member, `(members, ..., features)`.
+    """
 
     def __init__(
         self,
@@ -199,14 +223,25 @@ class _HeadLayer(Dense):
         init: Init,
         generator: torch.Generator,
     ) -> None:
+        names = tuple(f"{name}.head" for name in names)
         super().__init__(inputs, head.size or 1, names, init, head.gain, generator)
         self.scalar = head.size is None
         self.log_std = None
         if head.log_std is not None:
             self.log_std = nn.Parameter(torch.full((head.size or 1,), head.log_std))
 
+    def shared(self, features: Tensor) -> Tensor:
+        """Features `(..., size)` as the head reads them: the same ones for all members."""
+        if self.members == 1:
+            return features
+        return features.expand(self.members, *features.shape)
+
     def forward(self, x: Tensor) -> Tensor:
-        y = self.affine(x)
+        if self.members == 1 or x.ndim == 3:
+            y = self.affine(x)
+        else:
+            y = self.affine(x.reshape(self.members, -1, x.shape[-1]))
+            y = y.reshape(self.members, *x.shape[1:-1], -1)
         if self.scalar:
             return y.squeeze(-1)
         if self.log_std is not None:

@@ -82,13 +82,14 @@ class Replay:
             yield self.sample(self.rng.integers(len(self), size=self.batch_size))
 
     def sample(self, index: np.ndarray) -> Transition:
-        """The transitions at these places as tensors."""
+        """The transitions at these places as tensors, with the places as `extras["index"]`."""
         tensors: dict[str, Any] = {
             name: torch.from_numpy(column[index]).to(self.device)
             for name, column in self._columns.items()
         }
         valid = torch.ones(len(index), dtype=torch.bool, device=self.device)
-        return Transition(**tensors, valid=valid)
+        extras = {"index": torch.from_numpy(index).to(self.device)}
+        return Transition(**tensors, valid=valid, extras=extras)
 
     def cut(self, where: np.ndarray) -> None:
         """Environments begin anew in the midst of an episode: each row here stands for itself."""

@@ -12,11 +12,14 @@ from agents.actor_critic.ppo import PPO
 from agents.agent import Agent
 from agents.core.files import CheckpointError, read_arrays
 from agents.policy_gradient.reinforce import REINFORCE
+from agents.q_learning.bootstrapped_dqn import BootstrappedDQN
 from agents.q_learning.dqn import DQN
 from agents.runner.checkpoint import agent_file
 from agents.sarsa.sarsa import SARSA
 
-AGENTS: dict[str, type[Agent]] = {cls.name: cls for cls in (REINFORCE, A2C, PPO, DQN, SARSA)}
+AGENTS: dict[str, type[Agent]] = {
+    cls.name: cls for cls in (REINFORCE, A2C, PPO, DQN, BootstrappedDQN, SARSA)
+}
 
 
 def load(

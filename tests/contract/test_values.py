@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
-from agents import train
+from agents import BootstrappedDQN, train
 from agents.core.network import Network
 from envs import probe
 from envs.vector import VectorEnv
@@ -41,6 +41,8 @@ GENTLE = QUICK["optim"] | {"lr": 7e-3, "max_grad_norm": 0.5}
 def learned(agent, observations):
     """What the agent's networks say of states: Q `(S, A)` by "q", V `(S,)` by "value"."""
     with torch.no_grad():
+        if isinstance(agent, BootstrappedDQN):  # what a head gives and its prior, of each member
+            return [("q", q.numpy()) for q in agent.q(torch.from_numpy(observations))]
         outputs = [
             (head, output.numpy())
             for learner in agent.learners.values()
