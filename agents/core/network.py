@@ -80,7 +80,9 @@ class Head:
 
     def names(self, name: str) -> tuple[str, ...]:
         """What the head of this name, or each of its members, is called in the statistics."""
-        return (name,) if self.members is None else tuple(f"{k}.{name}" for k in range(self.members))
+        return (
+            (name,) if self.members is None else tuple(f"{k}.{name}" for k in range(self.members))
+        )
 
 
 class Network(nn.Module):
@@ -153,9 +155,8 @@ class Network(nn.Module):
             }
         )
         self.trunks = 1 if self.shared else len(own)
-        self._split = None  # how a stack of trunks is divided among the heads, unless one each
-        if len(own) > len(specs):
-            self._split = [spec.members or 1 for spec in specs.values()]
+        sizes = [spec.members or 1 for spec in specs.values()]
+        self._sizes = sizes if max(sizes) > 1 else None
 
     def forward(
         self, obs: Tensor, noise: Sequence[Tensor] | None = None, only: str | None = None
@@ -168,7 +169,7 @@ class Network(nn.Module):
         heads = self.heads.items() if only is None else ((only, self.heads[only]),)
         if self.shared:
             features = self._through_trunk(x, noise)
-            return {name: head(head.shared(features)) for name, head in heads}
+            return {name: head(features, True) for name, head in heads}
         lead, members = x.shape[:-1], self.trunks
         if len(lead) != 1:
             x = x.reshape(-1, x.shape[-1])
@@ -177,11 +178,11 @@ class Network(nn.Module):
         stacked = self._through_trunk(x.expand(members, -1, -1), noise)  # (E, B, features)
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
-        if self._split is None:
-            features = stacked.unbind()
+        if self._sizes is None:
+            own = dict(zip(self.heads, stacked.unbind(), strict=True))
         else:
-            features = [part.squeeze(0) for part in stacked.split(self._split)]
-        own = dict(zip(self.heads, features, strict=True))
+            parts = [part.squeeze(0) for part in stacked.split(self._sizes)]
+            own = dict(zip(self.heads, parts, strict=True))
         return {name: head(own[name]) for name, head in heads}
 
     def _through_trunk(self, x: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
@@ -212,7 +213,8 @@ class Network(nn.Module):
 class _HeadLayer(Dense):
     """The last layer: numbers, a scalar without a trailing axis, or means with a log_std.
 
-    An ensemble reads features of its own for each member, `(members, ..., features)`.
+    An ensemble reads features of its own for each member, `(members, ..., features)`, or `shared`
+    ones, `(..., features)`.
     """
 
     def __init__(
@@ -230,16 +232,12 @@ class _HeadLayer(Dense):
         if head.log_std is not None:
             self.log_std = nn.Parameter(torch.full((head.size or 1,), head.log_std))
 
-    def shared(self, features: Tensor) -> Tensor:
-        """Features `(..., size)` as the head reads them: the same ones for all members."""
+    def forward(self, x: Tensor, shared: bool = False) -> Tensor:
         if self.members == 1:
-            return features
-        return features.expand(self.members, *features.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.members == 1 or x.ndim == 3:
             y = self.affine(x)
         else:
+            if shared:
+                x = x.expand(self.members, *x.shape)
             y = self.affine(x.reshape(self.members, -1, x.shape[-1]))
             y = y.reshape(self.members, *x.shape[1:-1], -1)
         if self.scalar:

@@ -3,10 +3,10 @@
 Osband, Blundell, Pritzel & Van Roy 2016, "Deep exploration via bootstrapped DQN"; Osband,
 Aslanides & Cassirer 2018, "Randomized prior functions for deep reinforcement learning".
 
-Member k values actions by Q_k = f_k + scale · p_k: a trained network and a random one that stays as
-it was drawn. Where there is data f_k makes up for p_k; elsewhere the members differ, and one of them
-takes what it has not seen for good. Each environment follows one member through a whole episode:
-that carries a plan of many steps through, as random actions do not.
+Member k values actions by Q_k = f_k + scale · p_k: a trained network and a random one that stays
+as it was drawn. Where there is data f_k makes up for p_k; elsewhere the members differ, and some
+take what they have not seen for good. Each environment follows one member through a whole episode,
+which carries out a plan of many steps, as random actions do not.
 """
 
 from __future__ import annotations
@@ -85,9 +85,7 @@ class BootstrappedDQN(Agent):
         c = self.config
         heads = {"q": Head(self.discrete_actions(), members=c.members)}
         self.network = self.new_network(heads)
-        fixed = Network(
-            self.observation_space, heads, replace(c.network, dropout=0.0), self._init
-        )
+        fixed = Network(self.observation_space, heads, replace(c.network, dropout=0.0), self._init)
         self.prior = Prior(fixed, c.prior_scale, self._init).to(self.device)
         self.learner = self.new_learner(self.name, network=self.network, prior=self.prior)
         self.target = self.new_target(self.learner)
@@ -172,12 +170,13 @@ class Prior(nn.Module):
         self.network = network
         self.scale = scale
         for layer in network.modules():
-            for name, weight in list(layer.named_parameters(recurse=False)):
+            frozen = {n: w.detach() for n, w in layer.named_parameters(recurse=False)}
+            if "bias" in frozen:  # a bias of 0 would make every prior 0 where the observation is
+                bound = (frozen["bias"].numel() / frozen["weight"].numel()) ** 0.5  # 1 / √inputs
+                frozen["bias"].uniform_(-bound, bound, generator=generator)
+            for name, weight in frozen.items():
                 delattr(layer, name)
-                layer.register_buffer(name, weight.detach())
-                if name == "bias":  # with none, all would be 0 where an observation is
-                    bound = (weight.numel() / layer.weight.numel()) ** 0.5  # 1 / √inputs
-                    layer.bias.uniform_(-bound, bound, generator=generator)
+                layer.register_buffer(name, weight)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.scale * self.network(obs)["q"]
