@@ -16,6 +16,7 @@ from agents.core.files import CheckpointError
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.policy_gradient.reinforce import REINFORCE, REINFORCEConfig
+from agents.q_learning.bootstrapped_dqn import BootstrappedDQN, BootstrappedDQNConfig
 from agents.q_learning.dqn import (
     C51,
     DQN,
@@ -57,6 +58,8 @@ __all__ = [
     "Actor",
     "Agent",
     "AgentConfig",
+    "BootstrappedDQN",
+    "BootstrappedDQNConfig",
     "C51Config",
     "Callback",
     "Checkpoint",

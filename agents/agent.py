@@ -38,6 +38,9 @@ from envs.transition import Transition
 Metrics = dict[str, float]
 """An agent's own scalars of one `update`: the same names every time."""
 
+Carried = dict[str, np.ndarray]
+"""What environments carry through their episodes: arrays `(N, ...)` by name."""
+
 
 @dataclass(frozen=True)
 class AgentConfig:
@@ -75,7 +78,8 @@ class Agent:
     - `name`, `Config`: its name on the command line and its config dataclass;
     - `build()`: its networks, learners and memory, through `new_network`, `new_learner`,
       `new_target`;
-    - `choose(obs, explore, rng)`: actions for a batch of observations;
+    - `choose(obs, explore, rng)`: actions for a batch of observations; if they depend on what an
+      episode carries along, `begin` and `carry_on` in its place;
     - `update(batch)`: one round of learning from what the memory yields.
 
     Raises ValueError for a space or a config that the agent does not support.
@@ -135,6 +139,19 @@ class Agent:
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
         """Actions `(N,)` or `(N, A)` for observations `(N, size)`, under `torch.inference_mode`."""
         raise NotImplementedError
+
+    def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
+        """What each of `count` environments carries through the episode that it begins.
+
+        Arrays `(count, ...)` by name, the same names every time. Most agents carry nothing.
+        """
+        return {}
+
+    def carry_on(
+        self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        """`choose` with what `begin` gave these episodes, which may be changed in place."""
+        return self.choose(obs, explore, rng)
 
     def update(self, batch: Transition) -> Metrics:
         """Learn from a batch of the memory's. Returns the agent's own scalars."""
@@ -227,17 +244,19 @@ class Agent:
     def act(self, obs: Any, explore: bool = False) -> np.ndarray:
         """The greedy action for one observation or a batch of them, fit for the environment.
 
-        Raises ValueError when the observation does not fit the space or is not finite.
+        Each is taken for the first of an episode: an actor knows what came before. Raises
+        ValueError when the observation does not fit the space or is not finite.
         """
-        batched = self.observations.is_batch(obs)
         flat = self.observations.flatten(obs)
         if not np.isfinite(flat).all():
             raise ValueError("the observation is not finite: there is no sensible action for it")
-        action = self._act(flat if batched else flat[None], explore, self._predictions)
+        rows = flat.reshape(-1, flat.shape[-1])
+        carried = self.begin(len(rows), explore, self._predictions)
+        action = self._act(rows, carried, explore, self._predictions)
         if isinstance(self.action_space, spaces.Box):
             low, high = self.action_space.low, self.action_space.high
             action = np.clip(action, low, high).astype(self.action_space.dtype)
-        return action if batched else action[0]
+        return action.reshape(flat.shape[:-1] + action.shape[1:])[()]
 
     def predict(
         self,
@@ -254,13 +273,15 @@ class Agent:
         return Actor(self, num_envs, explore, seed)
 
     @torch.inference_mode()
-    def _act(self, flat: np.ndarray, explore: bool, rng: np.random.Generator) -> np.ndarray:
-        """Actions in the form of the action space, Box ones not clipped, from flat observations."""
+    def _act(
+        self, flat: np.ndarray, carried: Carried, explore: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Actions in the form of the action space, Box ones not clipped, from `(N, size)`."""
         if self.obs_normalizer is not None:
             flat = self.obs_normalizer(flat)
         if not np.isfinite(flat).all():  # the guard refuses to learn from it; an action must be had
             flat = np.where(np.isfinite(flat), flat, 0)
-        action = self.choose(torch.from_numpy(flat).to(self.device), explore, rng)
+        action = self.carry_on(torch.from_numpy(flat).to(self.device), carried, explore, rng)
         if isinstance(self.action_space, spaces.Discrete):
             return action + self.action_space.start
         return action.reshape(*action.shape[:-1], *(self.action_space.shape or ()))
@@ -431,13 +452,17 @@ class Agent:
 
 
 class Actor:
-    """Steps environments with an agent; owns what lives with a stream of experience."""
+    """Steps environments with an agent; owns what lives with a stream of experience.
+
+    That is the random stream, and what each environment carries through its episode.
+    """
 
     def __init__(self, agent: Agent, num_envs: int, explore: bool, seed: int) -> None:
         self.agent = agent
         self.num_envs = num_envs
         self.explore = explore
         self.rng = stream(seed, "exploration")
+        self.carried = agent.begin(num_envs, explore, self.rng)
 
     def act(self, obs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Actions for `num_envs` observations, and what is to be kept with the step.
@@ -446,13 +471,20 @@ class Actor:
         agent learns from what it drew.
         """
         flat = self.agent.observations.flatten(obs)
-        return self.agent._act(flat, self.explore, self.rng), {}
+        return self.agent._act(flat, self.carried, self.explore, self.rng), {}
 
     def reset(self, done: np.ndarray) -> None:
-        """Told after each step where an episode ended, `(N,)`."""
+        """Told after each step where `(N,)` an episode ended: nothing is carried beyond it."""
+        if self.carried and done.any():
+            begun = self.agent.begin(int(np.count_nonzero(done)), self.explore, self.rng)
+            for name, array in begun.items():
+                self.carried[name][done] = array
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rng": self.rng.bit_generator.state}
+        carried = {name: array.copy() for name, array in self.carried.items()}
+        return {"rng": self.rng.bit_generator.state, "carried": carried}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.rng.bit_generator.state = state["rng"]
+        for name, array in self.carried.items():
+            array[:] = state["carried"][name]

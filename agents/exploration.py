@@ -1,6 +1,7 @@
-"""How an agent that values actions tries others: ε-greedy and Boltzmann, as pure functions.
+"""How an agent that values actions tries others, as pure functions.
 
-Each draws actions, and beside it stands the policy that it draws from.
+Each of the N environments draws for itself. Beside ε-greedy and Boltzmann exploration stands the
+policy that they draw from.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LONGEST = 10_000
+"""Steps that ε-z-greedy repeats an action for at the most: without a limit their mean is infinite
+for an exponent up to 2."""
+
 
 def epsilon_greedy(q: np.ndarray, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-    """The best action, or with probability ε any action, `(N,)` from Q `(N, A)`.
-
-    Each of the N environments draws for itself.
-    """
+    """The best action, or with probability ε any action, `(N,)` from Q `(N, A)`."""
     greedy = q.argmax(-1)
     if epsilon <= 0.0:
         return greedy
@@ -40,3 +42,25 @@ def boltzmann(q: np.ndarray, temperature: float, rng: np.random.Generator) -> np
 def boltzmann_probabilities(q: Tensor, temperature: float) -> Tensor:
     """π(a|s) ∝ exp(Q / temperature), `(..., A)` from Q `(..., A)`: the policy of `boltzmann`."""
     return (q / temperature).softmax(-1)
+
+
+def ez_greedy(
+    q: np.ndarray,
+    epsilon: float,
+    exponent: float,
+    last: np.ndarray,
+    left: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Temporally extended ε-greedy, ε-z-greedy (Dabney, Ostrovski & Barreto 2021, algorithm 1).
+
+    Where `left` `(N,)` is above 0 the `last` action `(N,)` is taken again. Elsewhere, with
+    probability ε, any action begins to be taken for n steps, P(n) ∝ n^-exponent, and is else the
+    best of Q `(N, A)`. Returns the actions, and for how many steps more each is to be taken. Zeta
+    draws beyond `LONGEST` are cut to it. As the exponent grows n is 1, and this is ε-greedy.
+    """
+    begins = (left == 0) & (rng.random(left.shape) < epsilon)
+    anything = rng.integers(q.shape[-1], size=left.shape)
+    duration = np.minimum(rng.zipf(exponent, left.shape), LONGEST)
+    action = np.where(left > 0, last, np.where(begins, anything, q.argmax(-1)))
+    return action, np.where(begins, duration, np.maximum(left, 1)) - 1

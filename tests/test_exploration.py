@@ -6,10 +6,12 @@ import torch
 from scipy import stats
 
 from agents.exploration import (
+    LONGEST,
     boltzmann,
     boltzmann_probabilities,
     epsilon_greedy,
     epsilon_greedy_probabilities,
+    ez_greedy,
 )
 
 COUNT = 20_000
@@ -89,3 +91,74 @@ def test_without_exploration_a_policy_is_the_best_action():
     np.testing.assert_array_equal(cold, np.eye(4)[Q.argmax()])
     hot = boltzmann_probabilities(torch.from_numpy(Q), 1e6)
     np.testing.assert_allclose(hot, np.full(4, 0.25), atol=1e-6)
+
+
+# ε-z-greedy -------------------------------------------------------------------------------------
+
+BRIEF = 60.0
+"""An exponent for which every duration is one step."""
+
+
+def begun(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last actions of `count` environments, and steps left to take them: none."""
+    return np.zeros(count, np.int64), np.zeros(count, np.int64)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("exponent", [1.5, 2.0, BRIEF])
+def test_ez_greedy_begins_any_action_with_probability_epsilon(epsilon, exponent):
+    q, rng = np.tile(Q, (COUNT, 1)), np.random.default_rng(0)
+    drawn, left = ez_greedy(q, epsilon, exponent, *begun(COUNT), rng)
+    assert frequencies_fit(drawn, epsilon / 4 + (1 - epsilon) * np.eye(4)[1])
+    if exponent == BRIEF:
+        assert not left.any()
+    else:  # what lasts is a random action, the best one as often as the others
+        assert stats.chisquare(np.bincount(drawn[left > 0], minlength=4)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("exponent", [1.5, 2.0, 3.0])
+def test_durations_follow_the_zeta_distribution(exponent):
+    q, rng = np.tile(Q, (COUNT, 1)), np.random.default_rng(0)
+    _, left = ez_greedy(q, 1.0, exponent, *begun(COUNT), rng)
+    probability = stats.zipf.pmf(np.arange(1, 12), exponent)
+    probability = np.append(probability, 1.0 - probability.sum())  # 12 steps and more
+    assert frequencies_fit(np.minimum(left, 11), probability)
+
+
+def test_no_duration_is_longer_than_the_longest():
+    rng = np.random.default_rng(0)
+    _, left = ez_greedy(np.tile(Q, (COUNT, 1)), 1.0, 1.01, *begun(COUNT), rng)
+    assert left.max() == LONGEST - 1
+
+
+def test_an_action_that_lasts_is_taken_until_its_steps_are_done_whatever_the_values():
+    rng, values = np.random.default_rng(0), np.random.default_rng(1)
+    last, left = begun(200)
+    for step in range(300):
+        action, after = ez_greedy(values.normal(size=(200, 4)), 0.2, 2.0, last, left, rng)
+        going = left > 0
+        assert going.any() or step == 0
+        np.testing.assert_array_equal(action[going], last[going])
+        np.testing.assert_array_equal(after[going], left[going] - 1)
+        last, left = action, after
+
+
+def test_the_share_of_random_steps_is_that_of_a_renewal_process():
+    """A random action lasts ζ(2) / ζ(3) steps on average for an exponent of 3."""
+    q, rng, epsilon = np.tile(Q, (2000, 1)), np.random.default_rng(0), 0.2
+    last, left = begun(2000)
+    other = 0
+    for _ in range(400):
+        last, left = ez_greedy(q, epsilon, 3.0, last, left, rng)
+        other += int(np.count_nonzero(last != 1))
+    steps = epsilon * 1.644934 / 1.202057
+    share = 0.75 * steps / (steps + 1 - epsilon)  # a quarter of them is the best action
+    assert other / (2000 * 400) == pytest.approx(share, rel=0.02)
+
+
+def test_without_epsilon_ez_greedy_is_greedy_but_ends_what_it_began():
+    q = np.random.default_rng(1).standard_normal((1000, 6))
+    last, left = np.full(1000, 5), np.arange(1000) % 3
+    action, after = ez_greedy(q, 0.0, 2.0, last, left, np.random.default_rng(0))
+    np.testing.assert_array_equal(action, np.where(left > 0, 5, q.argmax(-1)))
+    np.testing.assert_array_equal(after, [0, 0, 1] * 333 + [0])

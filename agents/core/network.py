@@ -106,13 +106,36 @@ class Head:
     """Features cos(π i τ) that quantile fractions are embedded by (Dabney et al. 2018, 64)."""
     dueling: bool = False
     """V(s) + A(s, a) - mean_a A(s, a) in the place of Q(s, a) (Wang et al. 2016)."""
+    members: int | None = None
+    """If given, the head is an ensemble of so many, as one stack: `(members, ..., size)`."""
+
+    def __post_init__(self) -> None:
+        if self.members is None:
+            return
+        if self.members < 2:
+            raise ValueError(f"members is {self.members}: an ensemble has 2 or more")
+        for name, neutral in (
+            ("log_std", None),
+            ("atoms", None),
+            ("cosines", 0),
+            ("dueling", False),
+        ):
+            if (value := getattr(self, name)) != neutral:
+                raise ValueError(f"{name} is {value}: an ensemble has none, use {neutral}")
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """What the head of this name, or each of its members, is called in the statistics."""
+        return (
+            (name,) if self.members is None else tuple(f"{k}.{name}" for k in range(self.members))
+        )
 
 
 class Network(nn.Module):
     """A trunk and named heads: `forward(obs) -> {"policy": (..., A), "value": (...,)}`.
 
     `heads` maps a name to a `Head`, or for short to a size or to "scalar". With
-    `config.shared_trunk` false every head has a trunk of its own; they run as one stack.
+    `config.shared_trunk` false every head, and every member of an ensemble, has a trunk of its own;
+    they run as one stack.
     A `trunk` of the user's own (features in, features out, with an `out_features` attribute)
     replaces the built one.
 
@@ -134,7 +157,14 @@ class Network(nn.Module):
         self.config = config
         specs = {name: _as_head(spec) for name, spec in heads.items()}
         self.shared = config.shared_trunk
-        if not self.shared and len(specs) == 1:
+        if config.noisy and any(spec.members for spec in specs.values()):
+            raise ValueError(
+                "network.noisy has no place in an ensemble, which explores by its members: "
+                "leave it False"
+            )
+        names = {name: spec.names(name) for name, spec in specs.items()}
+        own = tuple(f"{member}.trunk" for members in names.values() for member in members)
+        if not self.shared and len(own) == 1:
             raise ValueError(
                 f"network.shared_trunk=False needs two or more heads; this network has only "
                 f"{next(iter(specs))!r}: leave it True"
@@ -144,7 +174,7 @@ class Network(nn.Module):
             features = _features_of(trunk, config)
             self.trunk = trunk
         else:
-            members = ("trunk",) if self.shared else tuple(f"{name}.trunk" for name in specs)
+            members = ("trunk",) if self.shared else own
             self.conv = _convolutions(self.observations, config, members, generator)
             sizes = (
                 self.conv.out_features if self.conv else self.observations.features,
@@ -179,6 +209,10 @@ class Network(nn.Module):
         layers = (*(self._layers or ()), *self.heads.values()) if config.noisy else ()
         self.noisy = tuple(layer for layer in layers if isinstance(layer, Dense))
         """The noisy layers."""
+        self.trunks = 1 if self.shared else len(own)
+        """Trunks, those of an ensemble's members counted each."""
+        counts = [spec.members or 1 for spec in specs.values()]
+        self._counts = counts if max(counts) > 1 else None
 
     def forward(
         self,
@@ -197,10 +231,10 @@ class Network(nn.Module):
         if self.shared:
             features = self._through_trunk(x if self.conv is None else self.conv(x), noise)
             if self.config.noisy and noise:
-                own = dict(zip(self.heads, noise[-len(self.heads) :], strict=True))
-                return {name: head(features, own[name], tau) for name, head in heads}
-            return {name: head(features, None, tau) for name, head in heads}
-        lead, members = x.shape[:-1], len(self.heads)
+                noise_of = dict(zip(self.heads, noise[-len(self.heads) :], strict=True))
+                return {name: head(features, noise_of[name], tau) for name, head in heads}
+            return {name: head(features, None, tau, True) for name, head in heads}
+        lead, members = x.shape[:-1], self.trunks
         if len(lead) != 1:
             x = x.reshape(-1, x.shape[-1])
         if noise:
@@ -209,8 +243,12 @@ class Network(nn.Module):
         stacked = self._through_trunk(x, noise)  # (E, B, features)
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
-        members_of = dict(zip(self.heads, stacked.unbind(), strict=True))
-        return {name: head(members_of[name], None, tau) for name, head in heads}
+        if self._counts is None:
+            parts: Sequence[Tensor] = stacked.unbind()
+        else:  # an ensemble's features stay one stack
+            parts = [part.squeeze(0) for part in stacked.split(self._counts)]
+        features_of = dict(zip(self.heads, parts, strict=True))
+        return {name: head(features_of[name], None, tau) for name, head in heads}
 
     def _through_trunk(self, x: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
         if self._layers is None:
@@ -236,7 +274,7 @@ class Network(nn.Module):
         if not self.config.dropout:
             return None
         if not self.shared:
-            lead = (*lead, len(self.heads))
+            lead = (*lead, self.trunks)
         device = generator.device
         return [
             torch.rand(*lead, size, generator=generator, device=device)
@@ -253,7 +291,11 @@ class Network(nn.Module):
 
 
 class _HeadLayer(Dense):
-    """The last layer: numbers, a scalar without a trailing axis, or what else `Head` asks for."""
+    """The last layer: numbers, a scalar without a trailing axis, or what else `Head` asks for.
+
+    An ensemble reads features of its own for each member, `(members, ..., features)`, or `shared`
+    ones, `(..., features)`.
+    """
 
     def __init__(
         self,
@@ -263,7 +305,7 @@ class _HeadLayer(Dense):
         config: NetworkConfig,
         generator: torch.Generator,
     ) -> None:
-        size, names = head.size or 1, (f"{name}.head",)
+        size, names = head.size or 1, tuple(f"{own}.head" for own in head.names(name))
         outputs = (size + head.dueling) * (head.atoms or 1)  # a dueling head's first is the value
         super().__init__(inputs, outputs, names, config.init, head.gain, generator, config.noisy)
         self.head = head
@@ -276,12 +318,24 @@ class _HeadLayer(Dense):
         # Not a buffer, which would be saved: it follows from the head.
         self.frequencies = torch.pi * torch.arange(head.cosines)
 
-    def forward(self, x: Tensor, noise: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        tau: Tensor | None = None,
+        shared: bool = False,
+    ) -> Tensor:
         head = self.head
         if self.embedding is not None and tau is not None:
             cosines = torch.cos(tau.unsqueeze(-1) * self.frequencies.to(tau.device))
             x = x.unsqueeze(-2) * torch.relu(self.embedding(cosines))  # (..., N, features)
-        y = self.affine(x, noise)
+        if self.members == 1:
+            y = self.affine(x, noise)
+        else:
+            if shared:
+                x = x.expand(self.members, *x.shape)
+            y = self.affine(x.reshape(self.members, -1, x.shape[-1]))
+            y = y.reshape(*x.shape[:-1], -1)
         if head.size is None:
             return y.squeeze(-1)
         if self.log_std is not None:

@@ -57,6 +57,7 @@ class Replay:
     highest p^α so far. A batch has in its extras `index`, the transitions' numbers (on the host),
     and `weight`, (N P)^-β over its largest in the batch: what each loss is to be multiplied by. β
     goes from `importance_exponent` linearly to 1 while `importance_steps` transitions are added.
+    With `numbered` a uniform batch has the `index` too.
 
     Raises ValueError for options that make no sense and where memory does not suffice.
     """
@@ -84,6 +85,7 @@ class Replay:
         priority_exponent: float = 0.0,
         importance_exponent: float = 0.4,
         importance_steps: int = 100_000,
+        numbered: bool = False,
     ) -> None:
         for name, value in (
             ("buffer_size", capacity),
@@ -120,6 +122,7 @@ class Replay:
         self.priority_exponent = priority_exponent
         self.importance_exponent = importance_exponent
         self.importance_steps = importance_steps
+        self.numbered = numbered
         self.added = 0
         """Transitions ever added; the newest lies at (added - 1) % capacity."""
         self.drawn = 0
@@ -192,7 +195,7 @@ class Replay:
         """A batch of tensors `(B, ...)` for each update due, drawn when it is asked for."""
         while self.due > 0:
             self.drawn += 1
-            yield self._by_priority() if self.prioritized else self.sample(self._uniform())
+            yield self._by_priority() if self.prioritized else self._uniformly()
 
     # Adding --------------------------------------------------------------------------------------
 
@@ -375,6 +378,19 @@ class Replay:
         whole: np.ndarray = self._chain(number)[:, 0] >= self.oldest
         return whole
 
+    def _uniformly(self) -> Transition:
+        """A batch in which each transition is as likely."""
+        index = self._uniform()
+        if not self.numbered:
+            return self.sample(index)
+        index = self._number(index)
+        return self.sample(index, {"index": torch.from_numpy(index)})
+
+    def _number(self, place: np.ndarray) -> np.ndarray:
+        """The numbers of the transitions that lie at these places; a number stays what it is."""
+        number: np.ndarray = self.added - 1 - (self.added - 1 - place) % self.capacity
+        return number
+
     def _uniform(self) -> np.ndarray:
         """Numbers, or with one frame places, of a batch: each transition is as likely."""
         index = self.rng.integers(len(self), size=self.batch_size)
@@ -427,7 +443,7 @@ class Replay:
             place = self._tree.find(share)
         except ValueError:
             raise self._too_small() from None
-        index = self.added - 1 - (self.added - 1 - place) % self.capacity
+        index = self._number(place)
         weight = self._tree.weights.take(place)
         weight = (weight / weight.min()) ** -self.beta  # N and the sum cancel out
         extras = {

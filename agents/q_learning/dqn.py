@@ -3,8 +3,8 @@
 Mnih et al. 2015, "Human-level control through deep reinforcement learning". Each extension is a
 field of the config: double (van Hasselt et al. 2016), dueling (Wang et al. 2016), n-step returns
 (Sutton 1988), prioritised replay (Schaul et al. 2016), noisy layers (Fortunato et al. 2018) and
-Munchausen rewards (Vieillard et al. 2020). What a value is, a number or a distribution, is a field
-too: C51, QR-DQN, IQN and Rainbow, at the end, are DQN with other defaults.
+Munchausen rewards (Vieillard et al. 2020), and so is exploration. What a value is, a number or a
+distribution, is a field too: C51, QR-DQN, IQN and Rainbow, at the end, are DQN with other defaults.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from agents import targets
-from agents.agent import Agent, AgentConfig, Metrics
+from agents.agent import Agent, AgentConfig, Carried, Metrics
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
-from agents.exploration import epsilon_greedy
+from agents.exploration import boltzmann, epsilon_greedy, ez_greedy
 from agents.memory import Replay
 from agents.values import Representation, of_action, value_of
 from envs.transition import Transition
@@ -76,12 +76,19 @@ class DQNConfig(AgentConfig):
     """Updates from one move of the target network to the next."""
     tau: float = 1.0
     """How far the target network then moves towards the online one; 1 copies it."""
+    exploration: Literal["epsilon_greedy", "boltzmann", "ez_greedy"] = "epsilon_greedy"
+    """How others than the best action are tried; ez_greedy keeps to one for a while."""
     epsilon_start: float = 1.0
-    """Probability of a random action at the start."""
+    """Probability of a random action, with ez_greedy of beginning one, at the start."""
     epsilon_end: float = 0.05
     """Probability of a random action once exploration has been reduced."""
     epsilon_steps: int = 10_000
     """Environment steps over which it is reduced, linearly."""
+    temperature: float = 1.0
+    """With boltzmann: actions are drawn with probability proportional to exp(Q / temperature)."""
+    duration_exponent: float = 2.0
+    """With ez_greedy: a random action lasts n steps with probability proportional to 1 / n to the
+    power of this; the larger, the shorter."""
     network: NetworkConfig = field(default_factory=_network)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, max_grad_norm=10.0))
 
@@ -97,6 +104,8 @@ class DQNConfig(AgentConfig):
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
         for name in ("epsilon_start", "epsilon_end"):
             self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
+        self.require("temperature", self.temperature > 0, "a positive number")
+        self.require("duration_exponent", self.duration_exponent > 1, "a number above 1")
         if self.value in ("categorical", "hl_gauss"):
             self.require("v_max", self.v_max > self.v_min, f"more than v_min, {self.v_min}")
             self.require("atoms", self.atoms >= 2, "2 or more")
@@ -139,9 +148,23 @@ class DQN(Agent):
         c = self.config
         return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
 
-    def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
+    def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
+        if explore and self.config.exploration == "ez_greedy":
+            return {"last": np.zeros(count, np.int64), "left": np.zeros(count, np.int64)}
+        return {}
+
+    def carry_on(
+        self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        c = self.config
         noise = self.network.sample_exploration(rng) if explore else None
         q = self.q_values(obs, noise).cpu().numpy()
+        if carried:
+            last, left = carried["last"], carried["left"]
+            last[:], left[:] = ez_greedy(q, self.epsilon, c.duration_exponent, last, left, rng)
+            return last.copy()
+        if explore and c.exploration == "boltzmann":
+            return boltzmann(q, c.temperature, rng)
         return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
 
     def q_values(self, obs: Tensor, noise: list[Tensor] | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from agents.actor_critic.ppo import PPO
 from agents.agent import Agent
 from agents.core.files import CheckpointError, read_arrays
 from agents.policy_gradient.reinforce import REINFORCE
+from agents.q_learning.bootstrapped_dqn import BootstrappedDQN
 from agents.q_learning.dqn import C51, DQN, IQN, QRDQN, Rainbow
 from agents.q_learning.pqn import PQN
 from agents.q_learning.stream_q import StreamQ
@@ -24,7 +25,7 @@ AGENTS: dict[str, type[Agent]] = {
     cls.name: cls
     for cls in (
         *(REINFORCE, A2C, PPO),
-        *(DQN, C51, QRDQN, IQN, Rainbow, PQN, StreamQ),
+        *(DQN, C51, QRDQN, IQN, Rainbow, BootstrappedDQN, PQN, StreamQ),
         *(SARSA, ExpectedSARSA, StreamSARSA),
     )
 }

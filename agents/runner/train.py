@@ -151,6 +151,7 @@ class Run:
         restored = self.envs.load_state_dict(state["envs"])
         if not restored.all():
             self.agent.cut(~restored)
+            self.actor.reset(~restored)
         for name, callback in self._named().items():
             if name in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][name])

@@ -86,7 +86,7 @@ def test_every_layer_of_every_network_has_its_name(cls, network):
     agent = small(cls, tasks, network=network)
     for learner in agent.learners.values():
         networks = [m for m in learner.modules.values() if isinstance(m, Network)]
-        trunks = sum(1 if n.shared else len(n.heads) for n in networks)
+        trunks = sum(n.trunks for n in networks)
         heads = [head for n in networks for head in n.heads]
         layers = learner.statistics.layers
         assert sum("trunk" in layer for layer in layers) == 2 * trunks  # two hidden layers

@@ -29,6 +29,67 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+# Ensembles --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("lead", [(), (7,), (2, 3)])
+@pytest.mark.parametrize("size", [4, None])
+def test_the_members_of_an_ensemble_are_what_each_is_alone(shared, lead, size):
+    """Compared with products of single weights, one member after the other."""
+    network = build({"q": Head(size, members=3), "value": "scalar"}, shared_trunk=shared)
+    obs = torch.randn(*lead, 5, generator=generator(1))
+    out = network(obs)
+    assert out["q"].shape == (3, *lead, *([size] if size else []))
+    for k in range(3):
+        h = obs
+        for layer in network.trunk:
+            weight, bias = layer.weight, layer.bias
+            if not shared:  # a stack of four, (in, out) each
+                weight, bias = weight[k].T, bias[k, 0]
+            h = torch.tanh(F.linear(h, weight, bias))
+        head = network.heads["q"]
+        alone = F.linear(h, head.weight[k].T, head.bias[k, 0])
+        torch.testing.assert_close(out["q"][k], alone if size else alone.squeeze(-1))
+    assert out["value"].shape == lead
+    torch.testing.assert_close(network(obs, only="q")["q"], out["q"])
+
+
+def test_the_members_of_an_ensemble_begin_apart_and_have_their_names():
+    network = build({"q": Head(4, members=3)}, shared_trunk=False)
+    head, trunk = network.heads["q"], network.trunk
+    assert head.layer_names == ("0.q.head", "1.q.head", "2.q.head")
+    assert trunk[1].layer_names == ("0.q.trunk.1", "1.q.trunk.1", "2.q.trunk.1")
+    for stack in (head.weight, trunk[0].weight, trunk[1].weight):
+        assert not any(stack[i].equal(stack[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert network.trunks == 3
+
+
+def test_dropout_is_drawn_for_every_member():
+    network = build({"q": Head(4, members=3)}, shared_trunk=False, dropout=0.5)
+    noise = network.sample_noise((7,), generator())
+    assert [u.shape for u in noise] == [(7, 3, 8)] * 2
+    assert not network(OBS, noise)["q"].equal(network(OBS)["q"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"members": 1}]
+    + [
+        {"members": 3, **o}
+        for o in ({"log_std": 0.0}, {"atoms": 5}, {"cosines": 8}, {"dueling": True})
+    ],
+)
+def test_an_ensemble_of_one_or_of_other_heads_than_plain_ones_is_refused(options):
+    with pytest.raises(ValueError, match="ensemble"):
+        Head(4, **options)
+
+
+def test_a_noisy_ensemble_is_refused():
+    with pytest.raises(ValueError, match="noisy has no place in an ensemble"):
+        build({"q": Head(4, members=3)}, noisy=True)
+
+
 # Heads and spaces -------------------------------------------------------------------------------
 
 SPACES: list[spaces.Space[Any]] = [

@@ -193,3 +193,11 @@ def test_updates_come_in_bursts_and_none_is_lost(steps, every, rate):
                 pass
         bursts = max(0, seldom.added - starts) // every
         assert seldom.drawn == int(bursts * every * rate) <= often.drawn
+
+
+def test_a_numbered_uniform_batch_tells_its_transitions_numbers():
+    memory = Replay(10, 64, 1.0, 0, np.random.default_rng(0), obs_size=2, numbered=True)
+    fill(memory, [np.ones(4, bool)] * 6)  # 24 transitions in a ring of 10
+    batch = next(memory.batches())
+    assert set(batch.extras["index"].tolist()) == set(range(14, 24))
+    assert numbers_of(batch) == batch.extras["index"].tolist()
