@@ -130,7 +130,7 @@ def test_expected_sarsa_from_replay_with_a_greedy_policy_is_dqn(double):
     dqn = small(DQN, tasks(), double=double, **PLAIN)
     copy_weights(agent, dqn)
     torch.testing.assert_close(
-        agent.td_target(batch, batch.next_obs), dqn.td_target(batch, batch.next_obs)
+        agent.td_target(batch, batch.next_obs), dqn.td_target(batch, batch.obs, batch.next_obs)
     )
 
 
@@ -157,7 +157,7 @@ def test_expected_sarsa_from_replay_values_the_policy_that_acts_now(double, expl
         (SARSA, {"n_step": 0}, "n_step is 0: use 1 or more"),
         (SARSA, {"td_lambda": 1.1}, r"td_lambda is 1\.1: use a number in"),
         (SARSA, {"td_lambda": float("nan")}, "td_lambda is nan"),
-        (ExpectedSARSA, {"exploration": "greedy"}, "exploration is greedy: use epsilon_greedy or"),
+        (ExpectedSARSA, {"exploration": "greedy"}, "exploration is .greedy.: use epsilon_greedy"),
         (ExpectedSARSA, {"temperature": 0.0}, r"temperature is 0\.0: use a positive number"),
         (PQN, {"td_lambda": -0.1}, r"td_lambda is -0\.1"),
         (PQN, {"td_lambda": 0.0, "watkins": True}, "watkins is True and td_lambda 0: .* no trace"),
