@@ -465,7 +465,9 @@ def test_the_spread_begins_at_half_over_the_root_of_the_inputs():
 
 def test_the_spread_is_trained_but_does_not_decay():
     network: Any = build(noisy=True)
-    learner = Learner({"network": network}, OptimConfig(optimizer="adamw", lr=0.1, weight_decay=0.5))
+    learner = Learner(
+        {"network": network}, OptimConfig(optimizer="adamw", lr=0.1, weight_decay=0.5)
+    )
     noise = network.sample_noise((7,), generator())
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
 
