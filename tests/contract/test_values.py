@@ -28,7 +28,10 @@ QUICK: dict[str, Any] = {
     "learning_starts": 100,
     "buffer_size": 2000,
     "target_every": 10,
+    "epsilon_start": 1.0,
     "epsilon_end": 1.0,  # no action is left out, and action values are the same for any policy
+    "v_min": -2.0,
+    "v_max": 2.0,
     "normalize_advantage": False,
     "entropy_weight": 0.0,
     "kappa": None,  # bounds steps of plain gradient descent
