@@ -231,8 +231,6 @@ class Agent:
 
     def scaled(self, reward: Tensor) -> Tensor:
         """Rewards as the agent learns from them."""
-        if self.config.clip_reward:
-            return reward.sign()
         return reward if self.reward_scaler is None else reward * self.reward_scaler.scale
 
     def normalized(self, obs: Tensor) -> Tensor:
@@ -308,11 +306,14 @@ class Agent:
             self.obs_normalizer.update(seen)
         if self.reward_scaler is not None:
             self.reward_scaler.observe(transition.reward, transition.done, valid)
+        reward = np.asarray(transition.reward, np.float32)
+        if self.config.clip_reward:  # here, for a memory may sum several of them
+            reward = np.where(np.isfinite(reward), np.sign(reward), reward)
         self.memory.add(
             Transition(
                 obs,
                 self._stored(transition.action),
-                np.asarray(transition.reward, np.float32),
+                reward,
                 next_obs,
                 transition.terminated,
                 transition.truncated,

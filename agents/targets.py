@@ -155,38 +155,38 @@ def categorical(reward: Tensor, discount: Tensor, probability: Tensor, support: 
     """The distribution of r + γ Z on the support of Z, `(B, n)` (Bellemare et al. 2017, alg. 1).
 
     Z has `probability` `(B, n)` on the evenly spaced `support` `(n,)`. What falls between two atoms
-    is shared between them by nearness, what falls beyond the ends goes to them.
+    is shared between them by nearness, what falls beyond the ends goes to them. A reward that is
+    not finite has no place there, and gives NaN.
     """
     low, high, gap = support[0], support[-1], support[1] - support[0]
-    moved = (reward.unsqueeze(-1) + discount.unsqueeze(-1) * support).clamp(low, high)
+    moved = _finite(reward.unsqueeze(-1) + discount.unsqueeze(-1) * support).clamp(low, high)
     # (B, n to, n from): each moved atom gives 1 - distance, in gaps, to those less than one away
     near = 1.0 - (moved.unsqueeze(-2) - support.unsqueeze(-1)).abs() / gap
-    projected = (near.clamp(min=0.0) * probability.unsqueeze(-2)).sum(-1)
-    return projected * _unclamped(reward).unsqueeze(-1)
+    return (near.clamp(min=0.0) * probability.unsqueeze(-2)).sum(-1)
 
 
 def hl_gauss(value: Tensor, support: Tensor, sigma: float) -> Tensor:
     """A normal distribution around values `(B,)` as probabilities of bins, `(B, n)`.
 
     The bins have the evenly spaced `support` `(n,)` for middles; what lies beyond the first and the
-    last is cut off (Imani & White 2018; Farebrother et al. 2024, "Stop regressing").
+    last is cut off (Imani & White 2018; Farebrother et al. 2024, "Stop regressing"). A value that
+    is not finite gives NaN.
     """
     half = 0.5 * (support[1] - support[0])
     edges = torch.cat([support - half, support[-1:] + half])
-    inside = value.clamp(support[0], support[-1]).unsqueeze(-1)
+    inside = _finite(value).clamp(support[0], support[-1]).unsqueeze(-1)
     mass = torch.special.ndtr((edges - inside) / sigma)
-    bins = mass.diff(dim=-1) / (mass[..., -1:] - mass[..., :1])
-    return bins * _unclamped(value).unsqueeze(-1)
-
-
-def _unclamped(x: Tensor) -> Tensor:
-    """1 where x is finite, else nan: no clamping may hide from the learner what is not."""
-    return torch.where(x.isfinite(), 1.0, torch.nan)
+    return mass.diff(dim=-1) / (mass[..., -1:] - mass[..., :1])
 
 
 def quantile_middles(n: int, device: torch.device | None = None) -> Tensor:
     """The middles of n equal parts of [0, 1], `(n,)`: (2 i + 1) / 2 n (Dabney et al. 2018)."""
     return (torch.arange(n, device=device) + 0.5) / n
+
+
+def _finite(x: Tensor) -> Tensor:
+    """NaN for infinity, which a clamp would make a number that nobody finds suspicious."""
+    return torch.where(x.isfinite(), x, torch.nan)
 
 
 def _one_step(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ class Value:
         """Quantile fractions τ `(batch, N)` to ask a network for while learning, or None."""
         return None
 
-    def fixed_fractions(self, batch: int, device: torch.device) -> Tensor | None:
-        """Those to choose actions by: the same every time."""
+    def fixed_fractions(self, device: torch.device) -> Tensor | None:
+        """Those to choose actions by, `(N,)`: the same every time, for all observations."""
         return None
 
     def expectation(self, output: Tensor) -> Tensor:
@@ -134,8 +134,8 @@ class ImplicitQuantileValue(QuantileValue):
     def fractions(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.rand(batch, self.atoms, generator=generator, device=generator.device)
 
-    def fixed_fractions(self, batch: int, device: torch.device) -> Tensor:
-        return targets.quantile_middles(self.ACTING, device).expand(batch, -1)
+    def fixed_fractions(self, device: torch.device) -> Tensor:
+        return targets.quantile_middles(self.ACTING, device)
 
 
 def value_of(

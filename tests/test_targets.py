@@ -1,5 +1,6 @@
 """Targets against sums along each trajectory, and against each other where they must agree."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor
 
 from agents import targets
@@ -14,6 +16,7 @@ from envs.transition import Transition
 
 LAMBDAS = st.sampled_from([0.0, 0.3, 0.95, 1.0])
 many = settings(max_examples=60, deadline=None)
+same = torch.testing.assert_close
 
 
 class Data(NamedTuple):
@@ -242,7 +245,6 @@ def test_reductions_of_one_step_targets(q, epsilon):
     lead, next_q, actions = (q["reward"], q["discount"]), q["next_q"], q["next_q"].shape[-1]
     best = targets.q_learning(*lead, next_q)
     greedy = torch.nn.functional.one_hot(next_q.argmax(-1), actions).float()
-    same = torch.testing.assert_close
     same(targets.expected_sarsa(*lead, next_q, greedy), best)
     same(targets.sarsa(*lead, next_q, next_q.argmax(-1)), best)
     same(targets.double_q_learning(*lead, next_q, next_q), best)
@@ -380,7 +382,7 @@ def test_the_returns_of_q_change_a_table_as_eligibility_traces_do(kind, walk, la
 @given(walk=walks(), lambda_=LAMBDAS)
 @many
 def test_reductions_of_the_returns_of_q(walk: Walk, lambda_: float):
-    batch, same = walk.batch, torch.testing.assert_close
+    batch = walk.batch
     next_q, discount = walk.q[batch.next_obs], batch.discount(walk.gamma).double()
     lead = batch.reward, discount
     one_step = {
@@ -417,6 +419,163 @@ def test_watkins_cuts_where_the_next_action_is_worse_than_another():
     next_action, done = torch.tensor([2, 0, 0, 2]), torch.tensor([False, False, False, True])
     cut = targets.watkins_cut(done, next_q, next_action)
     assert cut.tolist() == [False, True, False, True]
+
+
+# Distributions and soft maxima -------------------------------------------------------------------
+
+
+def distribution(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(shape, generator=generator, dtype=dtype)).softmax(-1)
+
+
+def projection(reward, discount, probability, low, high):
+    """Algorithm 1 of Bellemare et al. 2017, atom by atom, b_j = (T z_j - V_min) / Δz."""
+    projected = np.zeros_like(probability)
+    atoms = probability.shape[1]
+    gap = (high - low) / (atoms - 1)
+    for i in range(len(reward)):
+        for j in range(atoms):
+            moved = min(max(reward[i] + discount[i] * (low + j * gap), low), high)
+            b = (moved - low) / gap
+            lower, upper = math.floor(b), math.ceil(b)
+            if lower == upper:  # on an atom, which the paper's two lines would give nothing
+                projected[i, lower] += probability[i, j]
+                continue
+            projected[i, lower] += probability[i, j] * (upper - b)
+            projected[i, upper] += probability[i, j] * (b - lower)
+    return projected
+
+
+@given(
+    atoms=st.sampled_from([2, 3, 11, 51]),
+    support=st.sampled_from([(-10.0, 10.0), (0.0, 100.0), (-2.0, 1.0)]),
+    seed=st.integers(0, 2**31),
+)
+@many
+def test_the_projection_is_the_papers_and_keeps_the_mass(atoms, support, seed):
+    low, high = support
+    rng = np.random.default_rng(seed)
+    reward = rng.uniform(1.5 * low - 1, 1.5 * high + 1, 8).astype(np.float32)
+    reward[:3] = low, high, 0.0
+    discount = rng.choice([0.0, 0.9, 0.99**3, 1.0], 8).astype(np.float32)
+    probability = distribution(8, atoms, seed=seed)
+    result = targets.categorical(
+        torch.from_numpy(reward),
+        torch.from_numpy(discount),
+        probability,
+        torch.linspace(low, high, atoms),
+    )
+    r, d, p = (x.astype(np.float64) for x in (reward, discount, probability.numpy()))
+    np.testing.assert_allclose(result, projection(r, d, p, low, high), rtol=0, atol=1e-5)
+    assert (result >= 0).all()
+    same(result.sum(-1), torch.ones(8))
+
+
+def test_the_projection_keeps_the_mean_of_what_stays_inside_the_support():
+    support = torch.linspace(-10, 10, 51)
+    probability = distribution(20, 51)
+    reward, discount = torch.linspace(-1, 1, 20), torch.full((20,), 0.9)
+    result = targets.categorical(reward, discount, probability, support)
+    same(result @ support, reward + 0.9 * (probability @ support))
+    ended = targets.categorical(reward, torch.zeros(20), probability, support)
+    same(ended @ support, reward, rtol=0.0, atol=1e-5)
+    assert ((ended > 1e-6).sum(-1) <= 2).all()  # a number lies between two atoms
+
+
+def test_the_projection_changes_nothing_where_nothing_moves():
+    support, probability = torch.linspace(-3, 3, 13), distribution(4, 13)
+    same(targets.categorical(torch.zeros(4), torch.ones(4), probability, support), probability)
+
+
+SUPPORT = torch.linspace(-5, 5, 41, dtype=torch.float64)
+
+
+def test_hl_gauss_is_a_normal_distribution_within_the_bins():
+    value = torch.linspace(-5, 5, 23, dtype=torch.float64)
+    edges = np.linspace(-5.125, 5.125, 42)
+    for sigma in (0.05, 0.1875, 2.0):
+        cut = stats.truncnorm(
+            (edges[0] - value[:, None]) / sigma,
+            (edges[-1] - value[:, None]) / sigma,
+            value[:, None],
+            sigma,
+        )
+        result = targets.hl_gauss(value, SUPPORT, sigma)
+        np.testing.assert_allclose(result, np.diff(cut.cdf(edges)), rtol=0, atol=1e-12)
+        same(result.sum(-1), torch.ones_like(value))
+
+
+def test_hl_gauss_has_its_value_for_a_mean_away_from_the_ends():
+    value = torch.linspace(-4, 4, 101, dtype=torch.float64)
+    result = targets.hl_gauss(value, SUPPORT, 0.75 * 0.25)
+    same(result @ SUPPORT, value, rtol=0.0, atol=1e-3)
+    beyond = targets.hl_gauss(torch.tensor([-50.0, 50.0], dtype=torch.float64), SUPPORT, 0.1875)
+    ends = targets.hl_gauss(SUPPORT[[0, -1]], SUPPORT, 0.1875)
+    same(beyond, ends)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_does_not_become_an_end_of_the_support(bad):
+    reward = torch.tensor([0.0, bad, 1.0])
+    projected = targets.categorical(
+        reward, torch.ones(3), distribution(3, 11), SUPPORT[::4].float()
+    )
+    smeared = targets.hl_gauss(reward, SUPPORT.float(), 0.2)
+    for result in (projected, smeared):
+        assert result.isfinite().all(-1).tolist() == [True, False, True]
+        assert result.sum().isnan()
+
+
+def test_quantile_middles_are_at_the_middles():
+    same(targets.quantile_middles(4), torch.tensor([0.125, 0.375, 0.625, 0.875]))
+    same(targets.quantile_middles(1), torch.tensor([0.5]))
+
+
+def q_table(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    q, next_q = torch.randn((2, 6, 4), generator=generator, dtype=torch.float64)
+    reward = torch.randn(6, generator=generator, dtype=torch.float64)
+    action = torch.randint(4, (6,), generator=generator)
+    return reward, torch.tensor([0.9, 0.9, 0.0, 0.9, 1.0, 0.9]).double(), q, action, next_q
+
+
+@pytest.mark.parametrize("temperature", [0.03, 0.5])
+@pytest.mark.parametrize("share", [0.0, 0.9])
+@pytest.mark.parametrize("floor", [-1.0, -0.1])
+def test_munchausen_is_equation_1_of_the_paper(temperature, share, floor):
+    reward, discount, q, action, next_q = data = q_table(1)
+    r, g, value, a, next_value = (x.numpy() for x in data)
+
+    def log_policy(q):
+        return np.log(np.exp(q / temperature) / np.exp(q / temperature).sum())
+
+    expected = []
+    for i in range(len(r)):
+        bonus = min(max(temperature * log_policy(value[i])[a[i]], floor), 0.0)
+        log_pi = log_policy(next_value[i])
+        soft = sum(
+            math.exp(p) * (v - temperature * p) for p, v in zip(log_pi, next_value[i], strict=True)
+        )
+        expected.append(r[i] + share * bonus + g[i] * soft)
+    result = targets.munchausen(reward, discount, q, action, next_q, temperature, share, floor)
+    np.testing.assert_allclose(result, expected, rtol=1e-9)
+
+
+def test_munchausen_without_a_share_is_soft_q_learning_and_cold_q_learning():
+    reward, discount, q, action, next_q = q_table(2)
+
+    def without_share(temperature):
+        return targets.munchausen(reward, discount, q, action, next_q, temperature, share=0.0)
+
+    log_sum = 0.3 * torch.logsumexp(next_q / 0.3, -1)  # the soft maximum
+    same(without_share(0.3), reward + discount * log_sum)
+    cold = targets.q_learning(reward, discount, next_q)
+    same(without_share(1e-6), cold, rtol=0.0, atol=1e-5)
+    best = targets.munchausen(reward, discount, q, q.argmax(-1), next_q, 1e-6)
+    same(best, cold, rtol=0.0, atol=1e-5)  # nothing is taken off for the best action
+    worst = targets.munchausen(reward, discount, q, q.argmin(-1), next_q, 1e-6, floor=-0.01)
+    same(worst, cold - 0.9 * 0.01, rtol=0.0, atol=1e-5)
 
 
 # What is refused --------------------------------------------------------------------------------

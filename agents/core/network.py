@@ -223,8 +223,8 @@ class Network(nn.Module):
     ) -> dict[str, Tensor]:
         """The heads' outputs for observations `(..., size)`; with `only` just that head's.
 
-        `noise` comes from `sample_noise` and switches dropout or noisy layers on; `tau` `(..., N)`
-        are the quantile fractions that a head with `cosines` is asked for.
+        `noise` comes from `sample_noise` and switches dropout or noisy layers on; `tau` `(..., N)`,
+        or `(N,)` for all alike, are the quantile fractions that a head with `cosines` is asked for.
         """
         x = self.observations.expand(obs)
         heads = self.heads.items() if only is None else ((only, self.heads[only]),)

@@ -168,8 +168,8 @@ class DQN(Agent):
         return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
 
     def q_values(self, obs: Tensor, noise: list[Tensor] | None = None) -> Tensor:
-        """The expected return of every action, `(N, A)`."""
-        tau = self.value.fixed_fractions(len(obs), obs.device)
+        """The expected return of every action, `(..., A)`."""
+        tau = self.value.fixed_fractions(obs.device)
         return self.value.expectation(self.network(obs, noise, tau=tau)["q"])
 
     def update(self, batch: Transition) -> Metrics:

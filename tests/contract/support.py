@@ -38,9 +38,10 @@ def config(cls: type[Agent], **settings: Any) -> AgentConfig:
     changes = {name: value for name, value in (SMALL | settings).items() if name in known}
     for name, value in changes.items():
         if isinstance(value, dict):
-            if name == "network" and default.network.noisy:  # which goes without dropout
-                value = {key: v for key, v in value.items() if key != "dropout"}
-            changes[name] = replace(getattr(default, name), **value)
+            nested = getattr(default, name)
+            if getattr(nested, "noisy", False):  # noisy layers have no place for dropout
+                value = {key: setting for key, setting in value.items() if key != "dropout"}
+            changes[name] = replace(nested, **value)
     return replace(default, **changes)
 
 

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from agents.core.blocks import ACTIVATIONS
 from agents.core.initialization import initialize
+from agents.core.learner import Learner
 from agents.core.network import Head, Network, NetworkConfig
+from agents.core.optimizers import OptimConfig
 from agents.core.spaces import Observations
 
 BOX = spaces.Box(-1, 1, (5,))
@@ -365,6 +367,203 @@ def test_without_hidden_layers_heads_are_linear_in_the_features(lead):
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+# Heads of action values -------------------------------------------------------------------------
+
+
+def value_head(head: Head, lead: tuple[int, ...] = (7,), **options: Any) -> tuple[Any, Tensor]:
+    """A network with this head, no bias of which is 0, and observations for it."""
+    network = build({"q": head}, **options)
+    with torch.no_grad():
+        for i, p in enumerate(network.parameters()):
+            p += 0.3 * torch.randn(p.shape, generator=generator(i))
+    return network, torch.randn((*lead, 5), generator=generator(9))
+
+
+def linear_outputs(network: Any, obs: Tensor) -> Tensor:
+    """What the last layer gives for features worked out by hand."""
+    head = network.heads["q"]
+    return by_hand(network, obs) @ head.weight.T + head.bias
+
+
+LEADS = pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
+
+
+@LEADS
+@pytest.mark.parametrize("dueling", [False, True])
+def test_a_head_of_atoms_gives_them_for_each_action(lead, dueling):
+    network, obs = value_head(Head(3, atoms=4, dueling=dueling), lead)
+    q, y = network(obs)["q"], linear_outputs(network, obs)
+    assert q.shape == (*lead, 3, 4)
+    if not dueling:
+        for a in range(3):
+            torch.testing.assert_close(q[..., a, :], y[..., 4 * a : 4 * a + 4])
+        return
+    value, advantage = y[..., :4], [y[..., 4 * a : 4 * a + 4] for a in (1, 2, 3)]
+    mean = sum(advantage) / 3
+    for a in range(3):
+        torch.testing.assert_close(q[..., a, :], value + advantage[a] - mean)
+
+
+@LEADS
+def test_a_dueling_head_gives_a_value_and_advantages_with_a_mean_of_0(lead):
+    network, obs = value_head(Head(3, dueling=True), lead)
+    q, y = network(obs)["q"], linear_outputs(network, obs)
+    assert q.shape == (*lead, 3)
+    value, advantage = y[..., :1], y[..., 1:]
+    torch.testing.assert_close(q.mean(-1, keepdim=True), value)  # so Q - V has a mean of 0
+    torch.testing.assert_close(q - value, advantage - advantage.mean(-1, keepdim=True))
+
+
+@LEADS
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("common", [False, True])
+def test_a_head_of_implicit_quantiles_is_the_papers(lead, dueling, common):
+    """Dabney et al. 2018, eq. 4: f(ψ(s) ∘ φ(τ)), φ(τ) = relu(Σ_i cos(π i τ) w_i + b)."""
+    network, obs = value_head(Head(3, cosines=6, dueling=dueling), lead)
+    tau = torch.rand((5,) if common else (*lead, 5), generator=generator(4))
+    q = network(obs, tau=tau)["q"]
+    assert q.shape == (*lead, 3, 5)
+    head, psi = network.heads["q"], by_hand(network, obs)
+    for k in range(5):
+        cosines = [torch.cos(torch.pi * i * tau[..., k : k + 1]) for i in range(6)]
+        phi = head.embedding.bias + sum(
+            c * head.embedding.weight[:, i] for i, c in enumerate(cosines)
+        )
+        y = (psi * phi.clamp(min=0)) @ head.weight.T + head.bias
+        if dueling:
+            y = y[..., :1] + y[..., 1:] - y[..., 1:].mean(-1, keepdim=True)
+        torch.testing.assert_close(q[..., k], y)
+
+
+def test_an_implicit_quantile_depends_on_its_own_fraction_alone():
+    network, obs = value_head(Head(3, cosines=6))
+    tau = torch.rand((7, 5), generator=generator(4))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    q = network(obs, tau=tau)["q"]
+    torch.testing.assert_close(network(obs, tau=tau[:, order])["q"], q[..., order])
+    torch.testing.assert_close(network(obs, tau=tau[:, :1])["q"], q[..., :1])
+
+
+# Noisy layers -----------------------------------------------------------------------------------
+
+
+def factor(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.sqrt(torch.abs(x))
+
+
+def noisy_networks(**options: Any) -> tuple[Any, Any]:
+    """A noisy network whose spreads are all different, and a plain one with its weights."""
+    noisy, plain = build(noisy=True, **options), build(**options)
+    with torch.no_grad():
+        for layer in noisy.noisy:
+            for i, p in enumerate((layer.spread, layer.bias_spread)):
+                p.copy_(torch.rand(p.shape, generator=generator(i)))
+    plain.load_state_dict(
+        {name: w for name, w in noisy.state_dict().items() if "spread" not in name}
+    )
+    return noisy, plain
+
+
+def test_without_noise_a_noisy_layer_is_a_plain_one():
+    noisy, plain = noisy_networks()
+    same_weights = build()
+    for name, value in noisy(OBS).items():
+        assert torch.equal(value, plain(OBS)[name])
+    for name, weight in same_weights.state_dict().items():  # and begins like one
+        assert torch.equal(weight, noisy.state_dict()[name])
+    assert plain.sample_noise((7,), generator()) is None
+    assert plain.sample_exploration(np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_with_noise_it_adds_the_spread_times_the_product_of_the_factors(norm):
+    """Fortunato et al. 2018, eq. 9 and 10, with a plain network of the weights worked out."""
+    noisy, plain = noisy_networks(norm=norm)
+    noise = noisy.sample_noise((7,), generator(5))
+    sizes = [(5, 8), (8, 8), (8, 4), (8, 1)]  # trunk, policy, value
+    drawn = torch.randn(sum(i + o for i, o in sizes), generator=generator(5))
+    layers = (*plain.trunk, *plain.heads.values())
+    for layer, source, (inputs, outputs) in zip(layers, noisy.noisy, sizes, strict=True):
+        epsilon_in, epsilon_out = drawn[:inputs], drawn[inputs : inputs + outputs]
+        drawn = drawn[inputs + outputs :]
+        with torch.no_grad():
+            for i in range(outputs):
+                for j in range(inputs):
+                    product = factor(epsilon_out[i]) * factor(epsilon_in[j])
+                    layer.weight[i, j] += source.spread[i, j] * product
+                layer.bias[i] += source.bias_spread[i] * factor(epsilon_out[i])
+    out, expected = noisy(OBS, noise), plain(OBS)
+    for name, value in out.items():
+        torch.testing.assert_close(value, expected[name])
+        torch.testing.assert_close(noisy(OBS, noise, only=name), {name: value})
+
+
+def test_noise_comes_from_its_generator_alone_and_differs_from_draw_to_draw():
+    network: Any = build(noisy=True)
+    state, source, rng = torch.get_rng_state(), generator(3), np.random.default_rng(3)
+    for draw, again in (
+        (lambda: network.sample_noise((7,), source), network.sample_noise((7,), generator(3))),
+        (
+            lambda: network.sample_exploration(rng),
+            network.sample_exploration(np.random.default_rng(3)),
+        ),
+    ):
+        first, second = draw(), draw()
+        for one, two, same in zip(first, second, again, strict=True):
+            assert torch.equal(one, same)
+            assert not torch.equal(one, two)
+        assert [len(x) for x in first] == [13, 16, 12, 9]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_spread_begins_at_half_over_the_root_of_the_inputs():
+    for layer in build(noisy=True).noisy:
+        for spread in (layer.spread, layer.bias_spread):
+            assert torch.equal(spread, torch.full_like(spread, 0.5 / layer.inputs**0.5))
+
+
+def test_the_spread_is_trained_but_does_not_decay():
+    network: Any = build(noisy=True)
+    learner = Learner(
+        {"network": network}, OptimConfig(optimizer="adamw", lr=0.1, weight_decay=0.5)
+    )
+    noise = network.sample_noise((7,), generator())
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+
+    def nothing(obs):
+        return {"nothing": 0.0 * sum(x.sum() for x in network(obs, noise).values())}, {}
+
+    learner.minimize(nothing, OBS)  # a gradient of 0: what changes has decayed
+    for name, p in network.named_parameters():
+        decayed = not torch.equal(p, before[name]) and before[name].any()
+        assert bool(decayed) == name.endswith(".weight"), name
+
+    def loss(obs):
+        return {"square": sum(x.square().mean() for x in network(obs, noise).values())}, {}
+
+    learner.minimize(loss, OBS)
+    for name, p in network.named_parameters():
+        assert not torch.equal(p, before[name]), name
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.1}, {"shared_trunk": False}])
+def test_noisy_layers_with_dropout_or_separate_trunks_are_refused(options):
+    with pytest.raises(
+        ValueError, match=r"^network\.noisy goes with one trunk without dropout: [^\n]*$"
+    ):
+        build(noisy=True, **options)
+
+
+def test_only_the_heads_are_noisy_on_a_trunk_of_ones_own():
+    trunk = own()
+    network: Any = build(trunk=trunk, noisy=True)
+    noise = network.sample_noise((7,), generator())
+    assert [len(x) for x in noise] == [6 + 4, 6 + 1]
+    for name, one in zip(network.heads, noise, strict=True):
+        expected = network.heads[name](trunk(OBS), one)
+        torch.testing.assert_close(network(OBS, noise)[name], expected)
 
 
 # Observations as vectors ------------------------------------------------------------------------
