@@ -105,6 +105,7 @@ def bad_input(*also: type[Exception]) -> Iterator[None]:
     except BadInput:
         raise
     except OSError as error:
-        raise BadInput(f"{error.filename}: {error.strerror}") from None
+        where = f"{error.filename}: " if error.filename else ""
+        raise BadInput(f"{where}{error.strerror or error}") from None
     except errors as error:
         raise BadInput(" ".join(str(error).split()) or type(error).__name__) from None

@@ -49,8 +49,7 @@ class Settings(Generic[Config]):
     num_envs: int = 8
     """Environments that are stepped side by side."""
     eval_every: int | None = None
-    """Steps from one evaluation to the next; 0: only at the end, None: 50 in a run, or every 1000
-    in a shorter one."""
+    """Steps between evaluations; 0: only at the end, None: 1/50 of the run, 1000 at least."""
     eval_episodes: int = 20
     """Episodes of each evaluation, played greedily on seeds of their own."""
     max_episode_steps: int = MAX_EPISODE_STEPS
@@ -60,8 +59,7 @@ class Settings(Generic[Config]):
     checkpoint_every: int | None = None
     """Steps from one checkpoint to the next; 0: only at a best and the end, None: 10 in a run."""
     log_every: int = 64
-    """Updates of a learner for each row of updates.csv; fewer where these take more than 1/200 of
-    the run's steps."""
+    """Updates of a learner for each row of updates.csv, unless 1/200 of the run passes sooner."""
     threads: int = 1
     """CPU threads of PyTorch; small networks are slower with more."""
     device: str = "cpu"
