@@ -46,7 +46,7 @@ CASES = [
 )
 def test_cartpole_is_learned(cls, config, steps, enough):
     """An agent that has not learned makes about 20, the task ends at 500."""
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make("CartPole-v1", num_envs=4 if cls is REINFORCE else 8)
     agent = cls(tasks.observation_space, tasks.action_space, config, seed=1)
     train(agent, tasks, steps)
     assert evaluate(agent, envs.make("CartPole-v1", num_envs=10), 10, seed=99).mean >= enough

@@ -222,7 +222,7 @@ def test_what_it_draws_is_what_it_holds_whole(script, capacity, alpha):
 
 @given(
     script=scripts(),
-    capacity=st.integers(10, 60),
+    capacity=st.integers(20, 60),
     n_step=st.integers(1, 4),
     alpha=st.sampled_from([0.0, 0.6]),
     before=st.integers(1, 25),
