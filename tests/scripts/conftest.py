@@ -2,11 +2,12 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 LAYERS = (  # as they are recorded: the two trunks are one stack, layer by layer
     "policy.trunk.0",
@@ -21,6 +22,13 @@ LAYERS = (  # as they are recorded: the two trunks are one stack, layer by layer
 def write(path: Path, header: str, rows: list[list[object]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header.split(","), *rows])
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Training flushes them in the whole process, which other tests are run in too."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
