@@ -50,7 +50,7 @@ class OptimConfig:
     """Adds l1 * Σ|w| over weights (not biases or norms) to the loss."""
     l2: float = 0.0
     """Adds l2 / 2 * Σw² over weights (not biases or norms) to the loss."""
-    stats_every: int = 16
+    stats_every: int = 32
     """Updates from one record of per-layer gradient statistics to the next; 0: none."""
 
     def __post_init__(self) -> None:

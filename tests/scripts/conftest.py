@@ -2,12 +2,11 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 LAYERS = (  # as they are recorded: the two trunks are one stack, layer by layer
     "policy.trunk.0",
@@ -22,13 +21,6 @@ LAYERS = (  # as they are recorded: the two trunks are one stack, layer by layer
 def write(path: Path, header: str, rows: list[list[object]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header.split(","), *rows])
-
-
-@pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """Training flushes them in the whole process, which other tests are run in too."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
