@@ -23,6 +23,7 @@ import envs
 
 # isort: split
 from agents import DQN, Agent, BootstrappedDQN, Callback, Run, preset_for, train
+from agents.core.network import NetworkConfig
 from agents.runner.arguments import BadInput, bad_input, parse
 from envs.deep_sea import ID, solved
 
@@ -31,6 +32,14 @@ ROSTER: dict[str, tuple[type[Agent], dict[str, Any]]] = {
     "dqn": (DQN, {}),
     "dqn_ez_greedy": (DQN, {"exploration": "ez_greedy"}),
     "dqn_boltzmann": (DQN, {"exploration": "boltzmann", "temperature": 0.01}),
+    "dqn_noisy": (
+        DQN,
+        {
+            "epsilon_start": 0.0,
+            "epsilon_end": 0.0,
+            "network": NetworkConfig((50, 50), activation="relu", noisy=True),
+        },
+    ),
 }
 """Agents by name, with what they change in their presets."""
 
@@ -40,7 +49,7 @@ class Options:
     """Train agents on DeepSea and tabulate after how many episodes they solve it."""
 
     agents: tuple[str, ...] = ("bootstrapped_dqn", "dqn")
-    """Which: bootstrapped_dqn, dqn, dqn_ez_greedy, dqn_boltzmann."""
+    """Which: bootstrapped_dqn, dqn, dqn_ez_greedy, dqn_boltzmann, dqn_noisy."""
     seeds: int = 5
     """Runs of each agent."""
     first_seed: int = 100
