@@ -90,6 +90,8 @@ class Agent:
 
     noisy: ClassVar[bool] = False
     """Whether it explores by the noisy layers of a network, if the config asks for them."""
+    batch_statistics: ClassVar[bool] = False
+    """Whether its losses hand back batch statistics, which batch renormalisation learns by."""
 
     memory: Rollout | Replay | Stream
 
@@ -169,8 +171,13 @@ class Agent:
                 f"network.noisy explores for agents that value actions from a replay, {self.name} "
                 "has no use for it: leave it False"
             )
+        if self.config.network.norm == "batch_renorm" and not self.batch_statistics:
+            raise ValueError(
+                "network.norm='batch_renorm' is for agents whose losses hand back batch "
+                f"statistics, {self.name} would never learn them: use none or layer"
+            )
         if self._trunk is not None:
-            for name in ("conv", "hidden_sizes", "activation", "norm", "residual"):
+            for name in ("conv", "hidden_sizes", "activation", "block", "norm", "residual"):
                 value = getattr(self.config.network, name)
                 if value != getattr(self.Config().network, name):
                     raise ValueError(
