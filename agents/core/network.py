@@ -134,13 +134,14 @@ class Head:
     dueling: bool = False
     """V(s) + A(s, a) - mean_a A(s, a) in the place of Q(s, a) (Wang et al. 2016)."""
     members: int | None = None
-    """If given, the head is an ensemble of so many, as one stack: `(members, ..., size)`."""
+    """If given, the head is an ensemble of so many, as one stack: `(members, ..., size)`. One of 1
+    has that axis too."""
 
     def __post_init__(self) -> None:
         if self.members is None:
             return
-        if self.members < 2:
-            raise ValueError(f"members is {self.members}: an ensemble has 2 or more")
+        if self.members < 1:
+            raise ValueError(f"members is {self.members}: an ensemble has 1 or more")
         for name, neutral in (
             ("log_std", None),
             ("atoms", None),
@@ -164,7 +165,8 @@ class Network(nn.Module):
     `config.shared_trunk` false every head, and every member of an ensemble, has a trunk of its own;
     they run as one stack.
     A `trunk` of the user's own (features in, features out, with an `out_features` attribute)
-    replaces the built one.
+    replaces the built one. With an `action_size` the hidden layers read that many numbers of an
+    action too, behind the observation's: a critic Q(s, a).
 
     Raises ValueError for a space that is not supported or options that make no sense together.
     """
@@ -176,6 +178,7 @@ class Network(nn.Module):
         config: NetworkConfig | None = None,
         generator: torch.Generator | None = None,
         trunk: nn.Module | None = None,
+        action_size: int = 0,
     ) -> None:
         super().__init__()
         config = config or NetworkConfig()
@@ -203,10 +206,8 @@ class Network(nn.Module):
         else:
             members = ("trunk",) if self.shared else own
             self.conv = _convolutions(self.observations, config, members, generator)
-            sizes = (
-                self.conv.out_features if self.conv else self.observations.features,
-                *config.hidden_sizes,
-            )
+            inputs = self.conv.out_features if self.conv else self.observations.features
+            sizes = (inputs + action_size, *config.hidden_sizes)
             features = sizes[-1]
             self.trunk = nn.ModuleList(_trunk(sizes, members, config, generator))
         # A tuple beside the registered list: looking a module up in its parent takes microseconds.
@@ -236,9 +237,12 @@ class Network(nn.Module):
         noise: Sequence[Tensor] | None = None,
         only: str | None = None,
         tau: Tensor | None = None,
+        action: Tensor | None = None,
         statistics: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The heads' outputs for observations `(..., size)`; with `only` just that head's.
+
+        A network with an `action_size` is given actions `(..., action_size)`.
 
         `noise` comes from `sample_noise` and switches dropout or noisy layers on; `tau` `(..., N)`,
         or `(N,)` for all alike, are the quantile fractions that a head with `cosines` is asked for.
@@ -249,9 +253,9 @@ class Network(nn.Module):
         x = self.observations.expand(obs)
         heads = self.heads.items() if only is None else ((only, self.heads[only]),)
         if self.shared:
-            features = self._through_trunk(
-                x if self.conv is None else self.conv(x), noise, statistics
-            )
+            x = x if self.conv is None else self.conv(x)
+            x = x if action is None else _joined(x, action)
+            features = self._through_trunk(x, noise, statistics)
             if self.config.noisy and noise:
                 noise_of = dict(zip(self.heads, noise[-len(self.heads) :], strict=True))
                 return {name: head(features, noise_of[name], tau) for name, head in heads}
@@ -261,7 +265,10 @@ class Network(nn.Module):
             x = x.reshape(-1, x.shape[-1])
         if noise:
             noise = [u.reshape(-1, members, u.shape[-1]).movedim(1, 0) for u in noise]
-        x = x.expand(members, -1, -1) if self.conv is None else self.conv(x)
+        x = x if self.conv is None else self.conv(x)
+        if action is not None:
+            x = _joined(x, action.reshape(-1, action.shape[-1]))
+        x = x if x.ndim == 3 else x.expand(members, -1, -1)
         stacked = self._through_trunk(x, noise, statistics)  # (E, B, features)
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
@@ -414,6 +421,8 @@ class _HeadLayer(Dense):
                 x = x.expand(self.members, *x.shape)
             y = self.affine(x.reshape(self.members, -1, x.shape[-1]))
             y = y.reshape(*x.shape[:-1], -1)
+        if head.members == 1:
+            y = y.unsqueeze(0)
         if head.size is None:
             return y.squeeze(-1)
         if self.log_std is not None:
@@ -427,6 +436,13 @@ class _HeadLayer(Dense):
             value, advantage = y.split([1, head.size], dim=axis)
             return value + advantage - advantage.mean(axis, keepdim=True)
         return y
+
+
+def _joined(features: Tensor, action: Tensor) -> Tensor:
+    """Features `(..., F)`, or a stack `(E, ..., F)`, with actions `(..., A)` behind them."""
+    if features.ndim > action.ndim:
+        action = action.expand(len(features), *action.shape)
+    return torch.cat([features, action], dim=-1)
 
 
 def _factors(drawn: Tensor, sizes: list[int]) -> list[Tensor]:
