@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from functools import cache
 from typing import Any
 
 import gymnasium
@@ -49,10 +48,9 @@ class Push(gymnasium.ActionWrapper[Any, Any, Any]):
         return int(action[0] > 0)
 
 
-gymnasium.register("tests/Push-v0", entry_point=Push, max_episode_steps=500)
+gymnasium.register("tests/Push-v0", entry_point=f"{__name__}:Push", max_episode_steps=500)
 
 
-@cache
 def chooses(cls: type[Agent]) -> bool:
     """Whether it can choose one of several actions; else it needs a Box of them."""
     try:
