@@ -192,7 +192,7 @@ class CrossQ(Agent):
         """E[log α (H(π) - H̄)]: α falls where the entropy is above what it is to be."""
         c = self.config
         held = -float(self.actions.size) if c.target_entropy is None else c.target_entropy
-        return {"entropy_gap": -self.temperature.log * (log_prob.mean() + held)}, {}
+        return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}
 
     def standard_normal(self, count: int) -> Tensor:
         """Noise `(count, A)` that actions are drawn with in an update."""

@@ -147,7 +147,7 @@ class SAC(Agent):
             step = self.improve(obs)
         if not step.skipped:
             self.target.follow(c.tau)
-        return {"temperature": float(self.temperature())}
+        return {"temperature": float(self.temperature().detach())}
 
     def improve(self, obs: Tensor) -> Step:
         """One step of the actor, and of the temperature towards the entropy that it is to hold."""
@@ -208,7 +208,7 @@ class SAC(Agent):
         """E[log α (H(π) - H̄)]: α falls where the entropy is above what it is to be."""
         c = self.config
         held = -float(self.actions.size) if c.target_entropy is None else c.target_entropy
-        return {"entropy_gap": -self.temperature.log * (log_prob.mean() + held)}, {}
+        return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}
 
     def standard_normal(self, count: int) -> Tensor:
         """Noise `(count, A)` that actions are drawn with in an update."""
