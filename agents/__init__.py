@@ -10,7 +10,19 @@ with envs.make("CartPole-v1", num_envs=8) as tasks:
 """
 
 from agents.actor_critic.a2c import A2C, A2CConfig
+from agents.actor_critic.crossq import CrossQ, CrossQConfig
 from agents.actor_critic.ppo import PPO, PPOConfig
+from agents.actor_critic.sac import (
+    REDQ,
+    SAC,
+    TQC,
+    DroQ,
+    DroQConfig,
+    REDQConfig,
+    SACConfig,
+    TQCConfig,
+)
+from agents.actor_critic.td3 import DDPG, TD3, DDPGConfig, TD3Config
 from agents.agent import Actor, Agent, AgentConfig
 from agents.core.files import CheckpointError
 from agents.core.network import NetworkConfig
@@ -47,13 +59,18 @@ __all__ = [
     "A2C",
     "AGENTS",
     "C51",
+    "DDPG",
     "DQN",
     "IQN",
     "PPO",
     "PQN",
     "QRDQN",
+    "REDQ",
     "REINFORCE",
+    "SAC",
     "SARSA",
+    "TD3",
+    "TQC",
     "A2CConfig",
     "Actor",
     "Agent",
@@ -64,7 +81,12 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "CheckpointError",
+    "CrossQ",
+    "CrossQConfig",
+    "DDPGConfig",
     "DQNConfig",
+    "DroQ",
+    "DroQConfig",
     "Evaluate",
     "Evaluation",
     "ExpectedSARSA",
@@ -76,16 +98,20 @@ __all__ = [
     "PQNConfig",
     "Progress",
     "QRDQNConfig",
+    "REDQConfig",
     "REINFORCEConfig",
     "Rainbow",
     "RainbowConfig",
     "Recorder",
     "Run",
+    "SACConfig",
     "SARSAConfig",
     "StreamQ",
     "StreamQConfig",
     "StreamSARSA",
     "StreamSARSAConfig",
+    "TD3Config",
+    "TQCConfig",
     "evaluate",
     "load",
     "preset_for",

@@ -31,7 +31,7 @@ from agents.core.network import Head, Network, NetworkConfig
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.seeding import derived, stream
-from agents.core.spaces import Observations
+from agents.core.spaces import BoundedActions, Observations
 from agents.memory import Replay, Rollout, Stream
 from envs.transition import Transition
 
@@ -90,6 +90,8 @@ class Agent:
 
     noisy: ClassVar[bool] = False
     """Whether it explores by the noisy layers of a network, if the config asks for them."""
+    batch_statistics: ClassVar[bool] = False
+    """Whether its losses hand back batch statistics, which batch renormalisation learns by."""
 
     memory: Rollout | Replay | Stream
 
@@ -159,31 +161,50 @@ class Agent:
 
     # What a subclass builds with -----------------------------------------------------------------
 
-    def new_network(self, heads: Mapping[str, Head | int | Literal["scalar"]]) -> Network:
+    def new_network(
+        self,
+        heads: Mapping[str, Head | int | Literal["scalar"]],
+        config: NetworkConfig | None = None,
+        action_size: int = 0,
+    ) -> Network:
         """A network over the observation space, drawn from the agent's own random stream.
 
-        Raises ValueError for settings that a trunk of the user's own would leave without effect.
+        It is built by `config.network`, or by another config where the agent has several networks.
+        With an `action_size` it reads an action too. Raises ValueError for settings that a trunk of
+        the user's own would leave without effect.
         """
-        if self.config.network.noisy and not self.noisy:
+        config = config if config is not None else self.config.network
+        if config.noisy and not self.noisy:
             raise ValueError(
                 f"network.noisy explores for agents that value actions from a replay, {self.name} "
                 "has no use for it: leave it False"
             )
+        if config.norm == "batch_renorm" and not self.batch_statistics:
+            raise ValueError(
+                "network.norm='batch_renorm' is for agents whose losses hand back batch "
+                f"statistics, {self.name} would never learn them: use none or layer"
+            )
         if self._trunk is not None:
-            for name in ("conv", "hidden_sizes", "activation", "norm", "residual"):
-                value = getattr(self.config.network, name)
+            for name in ("conv", "hidden_sizes", "activation", "block", "norm", "residual"):
+                value = getattr(config, name)
                 if value != getattr(self.Config().network, name):
                     raise ValueError(
                         f"network.{name} is {value}, which has no effect on a trunk of your own: "
                         "leave it at its default"
                     )
         return Network(
-            self.observation_space, heads, self.config.network, self._init, self._trunk
+            self.observation_space, heads, config, self._init, self._trunk, action_size
         ).to(self.device)
 
-    def new_learner(self, name: str, **modules: nn.Module) -> Learner:
-        """A learner over these modules; it is saved, resumed and recorded under its name."""
-        self.learners[name] = Learner(modules, self.config.optim, name)
+    def new_learner(
+        self, name: str, optim: OptimConfig | None = None, **modules: nn.Module
+    ) -> Learner:
+        """A learner over these modules; it is saved, resumed and recorded under its name.
+
+        It steps by `config.optim`, or by another config where the agent has several learners.
+        """
+        optim = optim if optim is not None else self.config.optim
+        self.learners[name] = Learner(modules, optim, name)
         return self.learners[name]
 
     def new_target(self, learner: Learner) -> Target:
@@ -228,6 +249,22 @@ class Agent:
                 f"{self.name} needs a Discrete action space, this one is {self.action_space}"
             )
         return int(self.action_space.n)
+
+    def bounded_actions(self) -> BoundedActions:
+        """How actions in [-1, 1] lie in the action space, for an agent that learns from them so.
+
+        Raises ValueError when it is not a bounded Box, or with a trunk of the user's own, of which
+        there would have to be one for the actor and one for the critic.
+        """
+        if self._trunk is not None:
+            raise ValueError(
+                f"{self.name} has an actor and a critic with a trunk each, which one of your own "
+                "cannot be: set network and critic_network instead"
+            )
+        try:
+            return BoundedActions(self.action_space, self.device)
+        except ValueError as error:
+            raise ValueError(f"{self.name} {error}") from None
 
     def scaled(self, reward: Tensor) -> Tensor:
         """Rewards as the agent learns from them."""

@@ -1,4 +1,5 @@
-"""How an agent that values actions tries others, as pure functions.
+"""How an agent tries other actions than what it takes for the best, as pure functions, and the
+temperature of one that is paid for it.
 
 Each of the N environments draws for itself. Beside ε-greedy and Boltzmann exploration stands the
 policy that they draw from.
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+PULL, INTERVAL = 0.15, 0.01
+"""θ of Ornstein-Uhlenbeck noise, and the time that passes in a step."""
 LONGEST = 10_000
 """Steps that ε-z-greedy repeats an action for at the most: without a limit their mean is infinite
 for an exponent up to 2."""
@@ -64,3 +67,24 @@ def ez_greedy(
     duration = np.minimum(rng.zipf(exponent, left.shape), LONGEST)
     action = np.where(left > 0, last, np.where(begins, anything, q.argmax(-1)))
     return action, np.where(begins, duration, np.maximum(left, 1)) - 1
+
+
+def ornstein_uhlenbeck(last: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """The next noise of a process drawn back to 0, from the last, `(N, A)`.
+
+    x' = x - θ x dt + σ √dt ε (Uhlenbeck & Ornstein 1930; Lillicrap et al. 2016). It pushes the same
+    way for about 1 / (θ dt) steps, and its deviation comes to be about σ / √(2θ).
+    """
+    noise = rng.standard_normal(last.shape, dtype=np.float32)
+    return last - PULL * INTERVAL * last + sigma * INTERVAL**0.5 * noise
+
+
+class Temperature(nn.Module):
+    """α, what a nat of entropy is worth, by its logarithm: so it stays positive."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(value).log())
+
+    def forward(self) -> Tensor:
+        return self.log.exp()

@@ -33,10 +33,10 @@ def cross_entropy(logits: Tensor, probability: Tensor) -> Tensor:
 
 
 def quantile_huber(quantile: Tensor, target: Tensor, tau: Tensor, delta: float = 1.0) -> Tensor:
-    """Σ_i mean_j |τ_i - [u_ij < 0]| huber(u_ij) / δ with u_ij = target_j - quantile_i, `(B,)`.
+    """Σ_i mean_j |τ_i - [u_ij < 0]| huber(u_ij) / δ with u_ij = target_j - quantile_i, `(..., B)`.
 
-    Quantiles `(B, n)` at the fractions τ `(B, n)` or `(n,)`, targets `(B, m)` (Dabney et al. 2018,
-    eq. 10). One quantile at τ = ½ gives half the Huber loss.
+    Quantiles `(..., B, n)` at the fractions τ `(B, n)` or `(n,)`, targets `(..., B, m)` (Dabney et
+    al. 2018, eq. 10). One quantile at τ = ½ gives half the Huber loss.
     """
     error = target.unsqueeze(-2) - quantile.unsqueeze(-1)  # (B, n, m)
     far = delta * (error.abs() - 0.5 * delta)

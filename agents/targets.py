@@ -179,6 +179,17 @@ def hl_gauss(value: Tensor, support: Tensor, sigma: float) -> Tensor:
     return mass.diff(dim=-1) / (mass[..., -1:] - mass[..., :1])
 
 
+def truncated_quantiles(quantiles: Tensor, dropped: int) -> Tensor:
+    """The lowest of E critics' quantiles together, `(E, B, n) -> (B, E (n - dropped))`, in order.
+
+    Without the highest ones, `dropped` for each critic, their mean overestimates less (Kuznetsov et
+    al. 2020, eq. 11).
+    """
+    members, _, n = quantiles.shape
+    pooled = quantiles.movedim(0, 1).flatten(1)
+    return pooled.sort(-1).values[:, : members * (n - dropped)]
+
+
 def quantile_middles(n: int, device: torch.device | None = None) -> Tensor:
     """The middles of n equal parts of [0, 1], `(n,)`: (2 i + 1) / 2 n (Dabney et al. 2018)."""
     return (torch.arange(n, device=device) + 0.5) / n

@@ -28,6 +28,10 @@ class Probe(gymnasium.Env[NDArray[np.float32], Any]):
 
     The last observation of an episode that terminates is the one before it, seen again: an agent
     that bootstraps from there takes every reward for a perpetual one, r / (1 - γ).
+
+    With `continuous=True` the action is a number a in [-1, 1]: -1 is action 0, 1 is action 1, and
+    between them the reward is a mean of both and the successor either one, with the weights
+    (1 - a) / 2 and (1 + a) / 2. The value of an action is then linear in a.
     """
 
     id: ClassVar[str]
@@ -47,9 +51,12 @@ class Probe(gymnasium.Env[NDArray[np.float32], Any]):
         super().__init_subclass__()
         cls.id = f"chainrule/{cls.__name__}-v0"
 
-    def __init__(self) -> None:
+    def __init__(self, continuous: bool = False) -> None:
         self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
         self.action_space: spaces.Space[Any] = spaces.Discrete(2)
+        if continuous:
+            self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.continuous = continuous
         self.state = self.steps = 0
 
     @classmethod
@@ -64,7 +71,12 @@ class Probe(gymnasium.Env[NDArray[np.float32], Any]):
 
     def outcome(self, action: Any) -> tuple[float, int]:
         """The reward for `action` in the present state, and the state after it (or `END`)."""
-        return self.rewards[self.state][action], self.successors[self.state][action]
+        rewards, successors = self.rewards[self.state], self.successors[self.state]
+        if not self.continuous:
+            return rewards[action], successors[action]
+        share = (1.0 + float(action[0])) / 2.0
+        reward = (1.0 - share) * rewards[0] + share * rewards[1]
+        return reward, successors[int(self.np_random.random() < share)]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

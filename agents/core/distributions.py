@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 from agents.core.network import Head
 
@@ -80,6 +81,58 @@ class Gaussian:
     def mode(self, output: np.ndarray) -> np.ndarray:
         """The means `(..., size)`."""
         return np.split(output, 2, axis=-1)[0]
+
+
+@dataclass(frozen=True)
+class SquashedGaussian:
+    """tanh(u) in (-1, 1) with u normal, from means and log deviations of u, `(..., 2 size)`.
+
+    Both are functions of the observation (Haarnoja et al. 2018, "Soft actor-critic algorithms and
+    applications", appendix C). A log deviation is cut to `LOG_STD`.
+    """
+
+    size: int
+
+    LOG_STD: ClassVar[tuple[float, float]] = (-20.0, 2.0)
+
+    @property
+    def head(self) -> Head:
+        return Head(2 * self.size)
+
+    def draw(self, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions `(..., size)`, differentiable in the output, and log p of each, `(...,)`.
+
+        `noise` `(..., size)` is standard normal.
+        """
+        mean, log_std = output.chunk(2, -1)
+        log_std = log_std.clamp(*self.LOG_STD)
+        u = torch.addcmul(mean, log_std.exp(), noise)
+        normal = 0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)
+        return u.tanh(), -(normal + log_slope_of_tanh(u)).sum(-1)
+
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """log p(action), `(...,)`, for actions `(..., size)` in (-1, 1)."""
+        mean, log_std = output.chunk(2, -1)
+        log_std = log_std.clamp(*self.LOG_STD)
+        u = action.atanh()
+        z = (u - mean) * torch.exp(-log_std)
+        normal = 0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)
+        return -(normal + log_slope_of_tanh(u)).sum(-1)
+
+    def sample(self, output: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Actions `(..., size)`."""
+        mean, log_std = np.split(output, 2, axis=-1)
+        noise = rng.standard_normal(mean.shape, dtype=mean.dtype)
+        return np.tanh(mean + np.exp(log_std.clip(*self.LOG_STD)) * noise)
+
+    def mode(self, output: np.ndarray) -> np.ndarray:
+        """What the means become, `(..., size)`."""
+        return np.tanh(np.split(output, 2, axis=-1)[0])
+
+
+def log_slope_of_tanh(u: Tensor) -> Tensor:
+    """log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)), which stays exact far out in the tails."""
+    return 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
 
 
 Distribution = Categorical | Gaussian

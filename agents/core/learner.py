@@ -21,7 +21,9 @@ Loss = Callable[..., tuple[dict[str, Tensor], dict[str, Tensor]]]
 """`loss(*inputs) -> (terms, aux)`. Pure: a function of the learner's parameters and its inputs.
 
 `terms` are named, weighted scalars that the learner adds up. `aux` is detached and may be per
-sample; its scalars are logged. Randomness comes in as an input, and nothing in a loss reads a
+sample; its scalars are logged. What in it has the name of a buffer of the learner's modules, as
+`learner.buffers` has it, is what that buffer becomes once the step is accepted: batch statistics
+are learned so. Randomness comes in as an input, and nothing in a loss reads a
 tensor's value on the host, so that the same loss can be compiled or stacked over seeds.
 """
 
@@ -67,6 +69,13 @@ class Learner:
         self.config = config
         self.modules = dict(modules)
         self.flat = FlatParameters(modules)
+        prefix = {key: f"{key}." if len(self.modules) > 1 else "" for key in self.modules}
+        self.buffers = {
+            prefix[key] + name: buffer
+            for key, module in self.modules.items()
+            for name, buffer in module.named_buffers()
+        }
+        """The modules' buffers by name; of several modules each with its module's name before."""
         self.statistics = GradientStatistics(modules, self.flat, config.stats_every, config.betas)
         self.updates = 0
         self.skipped = 0
@@ -123,25 +132,38 @@ class Learner:
         the vector given in place.
         """
         terms, aux = dict(terms or {}), dict(aux or {})
-        scalars = [name for name, value in aux.items() if value.ndim == 0]
+        learned = [name for name in aux if name in self.buffers]
+        scalars = [n for n, value in aux.items() if value.ndim == 0 and n not in self.buffers]
         numbers = torch.stack(
-            [torch.linalg.vector_norm(direction), *terms.values(), *(aux[name] for name in scalars)]
+            [
+                torch.linalg.vector_norm(direction),
+                *terms.values(),
+                *(aux[name] for name in scalars),
+                *(torch._foreach_norm([aux[name] for name in learned]) if learned else ()),
+            ]
         ).tolist()  # the one transfer: it serves the guard and the log
         grad_norm, values = numbers[0], numbers[1 : 1 + len(terms)]
+        bad = [
+            name
+            for name, norm in zip(learned, numbers[len(numbers) - len(learned) :], strict=True)
+            if not math.isfinite(norm)
+        ]
         step = Step(
             update=self.updates,
             loss=sum(values),
             terms=dict(zip(terms, values, strict=True)),
-            scalars=dict(zip(scalars, numbers[1 + len(terms) :], strict=True)),
+            scalars=dict(zip(scalars, numbers[1 + len(terms) :], strict=False)),
             grad_norm=grad_norm,
             lr=self.lr,
             aux=aux,
         )
-        if math.isfinite(grad_norm) and math.isfinite(step.loss):
+        if math.isfinite(grad_norm) and math.isfinite(step.loss) and not bad:
             self._apply(direction, step)
+            for name in learned:
+                self.buffers[name].copy_(aux[name])
         else:
             step.skipped = True
-            step.nonfinite = self._locate(direction, step.terms)
+            step.nonfinite = self._locate(direction, step.terms, bad)
             self.skipped += 1
         if self.observer is not None:
             self.observer(self, step)
@@ -181,8 +203,8 @@ class Learner:
             terms["l2"] = 0.5 * self.config.l2 * weights.square().sum()
         return terms
 
-    def _locate(self, direction: Tensor, terms: Mapping[str, float]) -> str:
-        """Names the first loss term and the first layer (in forward order) that are not finite."""
+    def _locate(self, direction: Tensor, terms: Mapping[str, float], buffers: list[str]) -> str:
+        """Names the first loss term, layer (in forward order) and statistic that are not finite."""
         found = [f"loss term {name!r}" for name, v in terms.items() if not math.isfinite(v)][:1]
         bad = {
             segment.layer
@@ -190,6 +212,7 @@ class Learner:
             if not direction[segment.start : segment.stop].isfinite().all()
         }
         found += [f"layer {layer!r}" for layer in self.statistics.layers if layer in bad][:1]
+        found += [f"statistic {name!r}" for name in buffers[:1]]
         return ", ".join(found) or "gradient norm"  # every entry finite, their squares overflow
 
     def functional(self, loss: Loss) -> Callable[..., Any]:

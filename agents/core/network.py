@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from agents.core.batch_renorm import BatchRenorm
 from agents.core.blocks import (
     SMALLEST,
     ConvTrunk,
@@ -22,6 +23,7 @@ from agents.core.blocks import (
 )
 from agents.core.files import check_types
 from agents.core.initialization import Init
+from agents.core.residual import LayerNorm, ResidualBlock
 from agents.core.spaces import Observations
 
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid"]
@@ -39,8 +41,13 @@ class NetworkConfig:
     """Convolutions before the hidden layers. nature: 32 8×8/4, 64 4×4/2, 64 3×3 (Mnih et al. 2015).
     minatar: 16 3×3 (Young & Tian 2019). impala: residual stages of 16, 32, 32 (Espeholt et al.
     2018). auto: nature for images of at least 36×36, minatar for smaller ones, else none."""
-    norm: Literal["none", "layer"] = "none"
-    """Normalisation before each activation (Ba et al. 2016)."""
+    block: Literal["plain", "simba"] = "plain"
+    """What each of hidden_sizes makes: a layer, or a residual, layer-normalised block of that width
+    which is four times as wide inside (Lee et al. 2024)."""
+    norm: Literal["none", "layer", "batch_renorm"] = "none"
+    """layer: normalisation before each activation (Ba et al. 2016). batch_renorm: of what the first
+    hidden layer reads and of what each gives, over the batch while learning (Bhatt et al. 2024);
+    for agents whose losses hand the statistics back."""
     residual: bool = False
     """Add each hidden layer's input to its output (He et al. 2016); from the second layer on."""
     dropout: float = 0.0
@@ -55,7 +62,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "network.")
-        if self.conv == "impala" and self.norm != "none":
+        if self.conv == "impala" and self.norm == "layer":
             raise ValueError(
                 f"network.norm is {self.norm!r}, which network.conv={self.conv!r} knows no place "
                 "for: use none, or another network.conv"
@@ -71,6 +78,13 @@ class NetworkConfig:
                 "network.noisy goes with one trunk without dropout: set network.dropout=0 and "
                 "network.shared_trunk=True"
             )
+        if self.block == "simba":
+            self._check_simba()
+        if self.residual and self.norm == "batch_renorm":
+            raise ValueError(
+                "network.residual adds what was not normalised to what was with "
+                "network.norm='batch_renorm': set residual=False, or norm to layer or none"
+            )
         if (self.residual and len(set(self.hidden_sizes)) > 1) or (
             self.residual and len(self.hidden_sizes) < 2
         ):
@@ -85,6 +99,19 @@ class NetworkConfig:
                         f"network.{name} is {value}, which has no effect without hidden layers: "
                         f"use {neutral}, or give hidden_sizes"
                     )
+
+    def _check_simba(self) -> None:
+        for name, neutral in (("norm", "none"), ("residual", False), ("noisy", False)):
+            if (value := getattr(self, name)) != neutral:
+                raise ValueError(
+                    f"network.{name} is {value!r}, which network.block='simba' has no place for "
+                    f"beside its own norms and sums: leave it {neutral!r}"
+                )
+        if len(set(self.hidden_sizes)) != 1:
+            raise ValueError(
+                "network.block='simba' needs one or more blocks of one width, hidden_sizes is "
+                f"{self.hidden_sizes}"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,13 +134,14 @@ class Head:
     dueling: bool = False
     """V(s) + A(s, a) - mean_a A(s, a) in the place of Q(s, a) (Wang et al. 2016)."""
     members: int | None = None
-    """If given, the head is an ensemble of so many, as one stack: `(members, ..., size)`."""
+    """If given, the head is an ensemble of so many, as one stack: `(members, ..., size)`. One of 1
+    has that axis too."""
 
     def __post_init__(self) -> None:
         if self.members is None:
             return
-        if self.members < 2:
-            raise ValueError(f"members is {self.members}: an ensemble has 2 or more")
+        if self.members < 1:
+            raise ValueError(f"members is {self.members}: an ensemble has 1 or more")
         for name, neutral in (
             ("log_std", None),
             ("atoms", None),
@@ -137,7 +165,8 @@ class Network(nn.Module):
     `config.shared_trunk` false every head, and every member of an ensemble, has a trunk of its own;
     they run as one stack.
     A `trunk` of the user's own (features in, features out, with an `out_features` attribute)
-    replaces the built one.
+    replaces the built one. With an `action_size` the hidden layers read that many numbers of an
+    action too, behind the observation's: a critic Q(s, a).
 
     Raises ValueError for a space that is not supported or options that make no sense together.
     """
@@ -149,6 +178,7 @@ class Network(nn.Module):
         config: NetworkConfig | None = None,
         generator: torch.Generator | None = None,
         trunk: nn.Module | None = None,
+        action_size: int = 0,
     ) -> None:
         super().__init__()
         config = config or NetworkConfig()
@@ -176,29 +206,16 @@ class Network(nn.Module):
         else:
             members = ("trunk",) if self.shared else own
             self.conv = _convolutions(self.observations, config, members, generator)
-            sizes = (
-                self.conv.out_features if self.conv else self.observations.features,
-                *config.hidden_sizes,
-            )
+            inputs = self.conv.out_features if self.conv else self.observations.features
+            sizes = (inputs + action_size, *config.hidden_sizes)
             features = sizes[-1]
-            self.trunk = nn.ModuleList(
-                HiddenLayer(
-                    inputs,
-                    outputs,
-                    tuple(f"{member}.{depth}" for member in members),
-                    config.init,
-                    2**0.5,
-                    generator,
-                    activation=config.activation,
-                    layer_norm=config.norm == "layer",
-                    residual=config.residual and depth > 0,
-                    dropout=config.dropout,
-                    noisy=config.noisy,
-                )
-                for depth, (inputs, outputs) in enumerate(pairwise(sizes))
-            )
+            self.trunk = nn.ModuleList(_trunk(sizes, members, config, generator))
         # A tuple beside the registered list: looking a module up in its parent takes microseconds.
         self._layers = tuple(self.trunk) if isinstance(self.trunk, nn.ModuleList) else None
+        self._takes_noise = [isinstance(i, HiddenLayer | ResidualBlock) for i in self._layers or ()]
+        self._renorms = {
+            i: layer for i, layer in enumerate(self._layers or ()) if isinstance(layer, BatchRenorm)
+        }
         self.heads = nn.ModuleDict(
             {
                 name: _HeadLayer(features, spec, name, config, generator)
@@ -220,16 +237,25 @@ class Network(nn.Module):
         noise: Sequence[Tensor] | None = None,
         only: str | None = None,
         tau: Tensor | None = None,
+        action: Tensor | None = None,
+        statistics: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The heads' outputs for observations `(..., size)`; with `only` just that head's.
 
+        A network with an `action_size` is given actions `(..., action_size)`.
+
         `noise` comes from `sample_noise` and switches dropout or noisy layers on; `tau` `(..., N)`,
         or `(N,)` for all alike, are the quantile fractions that a head with `cosines` is asked for.
+        Given a dict for its `statistics`, a network with batch_renorm normalises over this batch,
+        and puts in the dict what its buffers become by it, by name: the loss hands that back in
+        its aux, and the learner commits it. Without, it normalises by the buffers.
         """
         x = self.observations.expand(obs)
         heads = self.heads.items() if only is None else ((only, self.heads[only]),)
         if self.shared:
-            features = self._through_trunk(x if self.conv is None else self.conv(x), noise)
+            x = x if self.conv is None else self.conv(x)
+            x = x if action is None else _joined(x, action)
+            features = self._through_trunk(x, noise, statistics)
             if self.config.noisy and noise:
                 noise_of = dict(zip(self.heads, noise[-len(self.heads) :], strict=True))
                 return {name: head(features, noise_of[name], tau) for name, head in heads}
@@ -239,8 +265,11 @@ class Network(nn.Module):
             x = x.reshape(-1, x.shape[-1])
         if noise:
             noise = [u.reshape(-1, members, u.shape[-1]).movedim(1, 0) for u in noise]
-        x = x.expand(members, -1, -1) if self.conv is None else self.conv(x)
-        stacked = self._through_trunk(x, noise)  # (E, B, features)
+        x = x if self.conv is None else self.conv(x)
+        if action is not None:
+            x = _joined(x, action.reshape(-1, action.shape[-1]))
+        x = x if x.ndim == 3 else x.expand(members, -1, -1)
+        stacked = self._through_trunk(x, noise, statistics)  # (E, B, features)
         if len(lead) != 1:
             stacked = stacked.reshape(members, *lead, stacked.shape[-1])
         if self._counts is None:
@@ -250,11 +279,20 @@ class Network(nn.Module):
         features_of = dict(zip(self.heads, parts, strict=True))
         return {name: head(features_of[name], None, tau) for name, head in heads}
 
-    def _through_trunk(self, x: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
+    def _through_trunk(
+        self, x: Tensor, noise: Sequence[Tensor] | None, statistics: dict[str, Tensor] | None
+    ) -> Tensor:
         if self._layers is None:
             return self.trunk(x)
-        for depth, layer in enumerate(self._layers):
-            x = layer(x, noise[depth] if noise else None)
+        drawn = iter(noise or ())
+        for i, layer in enumerate(self._layers):
+            if noise and self._takes_noise[i]:
+                x = layer(x, next(drawn))
+            elif statistics is not None and i in self._renorms:
+                x, new = self._renorms[i].learn(x)
+                statistics |= {f"trunk.{i}.{name}": value for name, value in new.items()}
+            else:
+                x = layer(x)
         return x
 
     def sample_noise(
@@ -288,6 +326,53 @@ class Network(nn.Module):
         sizes = [layer.inputs + layer.outputs for layer in self.noisy]
         drawn = torch.from_numpy(rng.standard_normal(sum(sizes), np.float32))
         return _factors(drawn.to(self.noisy[0].weight.device), sizes)
+
+
+def _trunk(
+    sizes: tuple[int, ...],
+    members: tuple[str, ...],
+    config: NetworkConfig,
+    generator: torch.Generator,
+) -> Iterator[nn.Module]:
+    """The layers of a trunk, or of a stack of them, that reads `sizes[0]` features."""
+
+    def names(part: object) -> tuple[str, ...]:
+        return tuple(f"{member}.{part}" for member in members)
+
+    if config.block == "simba":
+        inputs, width, *_ = sizes
+        yield Dense(inputs, width, names("projection"), config.init, 1.0, generator)
+        for depth in range(len(sizes) - 1):
+            yield ResidualBlock(
+                width,
+                names(depth),
+                config.init,
+                2**0.5,
+                generator,
+                activation=config.activation,
+                dropout=config.dropout,
+            )
+        yield LayerNorm(width, names("norm"))
+        return
+    renorm = config.norm == "batch_renorm"
+    if renorm and len(sizes) > 1:
+        yield BatchRenorm(sizes[0], tuple(f"{m.removesuffix('trunk')}input" for m in members))
+    for depth, (inputs, outputs) in enumerate(pairwise(sizes)):
+        yield HiddenLayer(
+            inputs,
+            outputs,
+            names(depth),
+            config.init,
+            2**0.5,
+            generator,
+            activation=config.activation,
+            layer_norm=config.norm == "layer",
+            residual=config.residual and depth > 0,
+            dropout=config.dropout,
+            noisy=config.noisy,
+        )
+        if renorm:
+            yield BatchRenorm(outputs, names(depth))
 
 
 class _HeadLayer(Dense):
@@ -336,6 +421,8 @@ class _HeadLayer(Dense):
                 x = x.expand(self.members, *x.shape)
             y = self.affine(x.reshape(self.members, -1, x.shape[-1]))
             y = y.reshape(*x.shape[:-1], -1)
+        if head.members == 1:
+            y = y.unsqueeze(0)
         if head.size is None:
             return y.squeeze(-1)
         if self.log_std is not None:
@@ -349,6 +436,13 @@ class _HeadLayer(Dense):
             value, advantage = y.split([1, head.size], dim=axis)
             return value + advantage - advantage.mean(axis, keepdim=True)
         return y
+
+
+def _joined(features: Tensor, action: Tensor) -> Tensor:
+    """Features `(..., F)`, or a stack `(E, ..., F)`, with actions `(..., A)` behind them."""
+    if features.ndim > action.ndim:
+        action = action.expand(len(features), *action.shape)
+    return torch.cat([features, action], dim=-1)
 
 
 def _factors(drawn: Tensor, sizes: list[int]) -> list[Tensor]:

@@ -112,6 +112,41 @@ class Observations:
         return torch.cat(pieces, dim=-1)
 
 
+class BoundedActions:
+    """How actions `(..., size)` in [-1, 1] lie in a Box with bounds, and back.
+
+    Raises ValueError for any other space.
+    """
+
+    def __init__(self, space: spaces.Space[Any], device: torch.device | str = "cpu") -> None:
+        if not isinstance(space, spaces.Box):
+            raise ValueError(f"needs a Box of actions, the action space is {space}")
+        low, high = (np.asarray(x, np.float64).reshape(-1) for x in (space.low, space.high))
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+            raise ValueError(
+                f"needs actions with finite bounds, low below high, the action space is {space}: "
+                "see gymnasium.wrappers.RescaleAction, or give bounds to the Box"
+            )
+        self.size = len(low)
+        """Numbers of an action."""
+        self._middle = ((high + low) / 2).astype(np.float32)
+        self._half = ((high - low) / 2).astype(np.float32)
+        self._tensors = tuple(torch.from_numpy(x).to(device) for x in (self._middle, self._half))
+
+    def place(self, unit: np.ndarray) -> np.ndarray:
+        """Actions of the space from ones in [-1, 1]."""
+        return self._middle + self._half * unit
+
+    def anything(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """So many actions of the space, each as likely."""
+        return self.place(rng.uniform(-1.0, 1.0, (count, self.size)).astype(np.float32))
+
+    def unit(self, action: Tensor) -> Tensor:
+        """Actions in [-1, 1] from ones of the space."""
+        middle, half = self._tensors
+        return (action - middle) / half
+
+
 def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     if isinstance(space, spaces.Dict):
         parts = list(space.spaces.values())

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from agents.actor_critic.a2c import A2C
+from agents.actor_critic.crossq import CrossQ
 from agents.actor_critic.ppo import PPO
+from agents.actor_critic.sac import REDQ, SAC, TQC, DroQ
+from agents.actor_critic.td3 import DDPG, TD3
 from agents.agent import Agent
 from agents.core.files import CheckpointError, read_arrays
 from agents.policy_gradient.reinforce import REINFORCE
@@ -25,6 +28,7 @@ AGENTS: dict[str, type[Agent]] = {
     cls.name: cls
     for cls in (
         *(REINFORCE, A2C, PPO),
+        *(DDPG, TD3, SAC, TQC, REDQ, DroQ, CrossQ),
         *(DQN, C51, QRDQN, IQN, Rainbow, BootstrappedDQN, PQN, StreamQ),
         *(SARSA, ExpectedSARSA, StreamSARSA),
     )

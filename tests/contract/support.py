@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
+import gymnasium
+import numpy as np
 import torch
+from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from agents.agent import Agent, AgentConfig
 from agents.core.files import split_state
@@ -23,6 +27,8 @@ SMALL: dict[str, Any] = {
     "buffer_size": 200,
     "updates_per_step": 0.25,
     "target_every": 3,
+    "policy_every": 2,
+    "initial_temperature": 0.5,  # its logarithm, which is learned, is not 0
     "network": {"hidden_sizes": (16, 16)},
 }
 """An agent is given those of these settings that its config knows; the others stay as they are."""
@@ -31,11 +37,46 @@ LIMIT = 20_000
 """Steps after which an agent that has not learned is not going to."""
 
 
+class Push(gymnasium.ActionWrapper[Any, Any, Any]):
+    """CartPole that is pushed to the right by a number above 0 and else to the left."""
+
+    def __init__(self) -> None:
+        super().__init__(CartPoleEnv())
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def action(self, action: Any) -> int:
+        return int(action[0] > 0)
+
+
+gymnasium.register("tests/Push-v0", entry_point=f"{__name__}:Push", max_episode_steps=500)
+
+
+def chooses(cls: type[Agent]) -> bool:
+    """Whether it can choose one of several actions; else it needs a Box of them."""
+    try:
+        cls(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), config(cls))
+    except ValueError:
+        return False
+    return True
+
+
+def task(cls: type[Agent]) -> str:
+    """The id of a task with CartPole's observations and actions that the agent accepts."""
+    return "CartPole-v1" if chooses(cls) else "tests/Push-v0"
+
+
 def config(cls: type[Agent], **settings: Any) -> AgentConfig:
-    """A config with `SMALL` and `settings`; a dict changes the fields of a nested config."""
+    """A config with `SMALL` and `settings`; a dict changes the fields of a nested config.
+
+    What is said of `network` and `optim` holds for those of a critic too.
+    """
     default = cls.Config()
     known = {f.name for f in fields(default)}
-    changes = {name: value for name, value in (SMALL | settings).items() if name in known}
+    given = SMALL | settings
+    for name in ("network", "optim"):
+        if name in given:
+            given = {f"critic_{name}": given[name]} | given
+    changes = {name: value for name, value in given.items() if name in known}
     for name, value in changes.items():
         if isinstance(value, dict):
             nested = getattr(default, name)

@@ -9,7 +9,7 @@ import pytest
 import envs
 from agents import Callback, train
 from agents.runner.recorder import Recorder
-from tests.contract.support import LIMIT, batches, bits, small, weights
+from tests.contract.support import LIMIT, batches, bits, small, task, weights
 from tests.runner.fakes import rows
 
 GOOD = 4
@@ -59,7 +59,7 @@ class StopAfter(Callback):
     [("reward", np.nan), ("reward", -np.inf), ("obs", np.nan), ("next_obs", np.nan)],
 )
 def test_a_bad_batch_moves_nothing_and_the_log_names_it(cls, field, value, tmp_path, monkeypatch):
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make(task(cls), num_envs=4)
     agent = small(cls, tasks, **EVERYTHING)
     update, calls = agent.update, []
 
@@ -90,10 +90,10 @@ def test_a_bad_batch_moves_nothing_and_the_log_names_it(cls, field, value, tmp_p
 
 
 def test_normalizers_refuse_what_is_not_finite(cls):
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make(task(cls), num_envs=4)
     agent = small(cls, tasks, **EVERYTHING)
     next(batches(agent, tasks))
-    transition, _ = tasks.step(np.zeros(4, np.int64))
+    transition, _ = tasks.step(np.stack([tasks.action_space.sample() for _ in range(4)]))
     bad_obs, bad_reward = transition.obs.copy(), transition.reward.copy()
     bad_obs[2, 1], bad_reward[1] = np.nan, np.inf
     before = [bits(part.state_dict()) for part in (agent.obs_normalizer, agent.reward_scaler)]
@@ -106,7 +106,7 @@ def test_normalizers_refuse_what_is_not_finite(cls):
 
 
 def test_there_is_no_action_for_an_observation_that_is_not_finite(cls):
-    tasks = envs.make("CartPole-v1", num_envs=1)
+    tasks = envs.make(task(cls), num_envs=1)
     agent = small(cls, tasks)
     with pytest.raises(ValueError, match="not finite"):
         agent.act(np.array([0.0, np.nan, 0.0, 0.0], np.float32))
@@ -114,7 +114,7 @@ def test_there_is_no_action_for_an_observation_that_is_not_finite(cls):
 
 def test_environments_are_never_given_what_is_not_finite(cls):
     """One that shows such an observation may recover; the agent must not spoil it."""
-    tasks = envs.make("CartPole-v1", num_envs=2)
+    tasks = envs.make(task(cls), num_envs=2)
     agent = small(cls, tasks, **EVERYTHING)
     next(batches(agent, tasks))
     bad = np.full((2, 4), np.nan, np.float32)

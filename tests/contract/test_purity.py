@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 import envs
 from envs.vector import VectorEnv
-from tests.contract.support import batches, bits, small
+from tests.contract.support import batches, bits, small, task
 
 RICH: dict[str, Any] = {
     "entropy_weight": 0.01,
@@ -68,7 +68,7 @@ def losses(monkeypatch, agent, tasks, count=4):
 def found(request, cls, monkeypatch):
     """What `losses` finds of an agent, in several settings."""
     box = request.param == "box"
-    tasks = VectorEnv([Walk(), Walk()]) if box else envs.make("CartPole-v1", num_envs=2)
+    tasks = VectorEnv([Walk(), Walk()]) if box else envs.make(task(cls), num_envs=2)
     try:
         agent = small(cls, tasks, **({} if request.param == "plain" else RICH))
     except ValueError as error:
@@ -125,7 +125,7 @@ def test_a_loss_compiles_to_one_graph_with_the_same_gradient(found):
 
 
 def test_a_loss_leaves_no_trace_and_is_detached_in_its_aux(cls, monkeypatch):
-    tasks = envs.make("CartPole-v1", num_envs=2)
+    tasks = envs.make(task(cls), num_envs=2)
     agent = small(cls, tasks, **RICH)
     for _, loss, inputs in losses(monkeypatch, agent, tasks):
         before, stream = bits(agent.state_dict()), torch.get_rng_state()

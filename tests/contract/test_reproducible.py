@@ -16,7 +16,7 @@ from agents.runner import cli
 from agents.runner.callbacks import Evaluate
 from agents.runner.checkpoint import Checkpoint
 from agents.runner.recorder import Recorder
-from tests.contract.support import bits, small, updates, weights
+from tests.contract.support import bits, chooses, small, task, updates, weights
 from tests.runner.fakes import assert_same_run, rows
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -24,7 +24,7 @@ NORMALIZED = {"normalize_obs": True, "normalize_reward": True, "network": {"drop
 
 
 def trained(cls, seed, callbacks=(), steps=1200, **settings):
-    with envs.make("CartPole-v1", num_envs=4) as tasks:
+    with envs.make(task(cls), num_envs=4) as tasks:
         agent = small(cls, tasks, seed, **NORMALIZED, **settings)
         train(agent, tasks, steps, callbacks)
     assert updates(agent) >= 4
@@ -43,7 +43,7 @@ def test_watching_changes_no_weight(cls, tmp_path):
     """Evaluation, logs, checkpoints and statistics, all of them or none."""
     watching = [
         Recorder(tmp_path, log_every=1),
-        Evaluate(envs.make("CartPole-v1", num_envs=3), every=48, episodes=4),
+        Evaluate(envs.make(task(cls), num_envs=3), every=48, episodes=4),
         Checkpoint(tmp_path, every=80),
     ]
     watched = trained(cls, 5, watching, optim={"stats_every": 1})
@@ -72,10 +72,10 @@ class Killed(BaseException):
 @pytest.mark.parametrize("num_envs", [3, 8])  # in a loop and as Gymnasium's vector form
 def test_a_run_that_broke_off_goes_on_bit_for_bit(cls, num_envs, tmp_path):
     def play(folder, *also):
-        with envs.make("CartPole-v1", num_envs=num_envs) as tasks:
+        with envs.make(task(cls), num_envs=num_envs) as tasks:
             agent = small(cls, tasks, 7, **NORMALIZED, optim={"stats_every": 2})
             checkpoint = Checkpoint(folder, every=96)
-            evaluate = Evaluate(envs.make("CartPole-v1", num_envs=2), every=130, episodes=2)
+            evaluate = Evaluate(envs.make(task(cls), num_envs=2), every=130, episodes=2)
             callbacks = [Recorder(folder, 3), evaluate, *also, checkpoint]
             train(agent, tasks, 480, callbacks, restore=checkpoint.restore)
             return agent
@@ -93,8 +93,14 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(cls, num_envs, tmp_path):
 
 
 # A few updates at least with each agent's own defaults, in a second or two.
-RUN = ["--env", "CartPole-v1", "--steps", "3000", "--num-envs", "4", "--eval-episodes", "2"]
-RUN += ["--no-preset", "--seed", "3"]
+RUN = ["--steps", "3000", "--num-envs", "4", "--eval-episodes", "2", "--no-preset", "--seed", "3"]
+
+
+def arguments(cls):
+    """The command line; what would take long by its defaults is made smaller."""
+    large = getattr(cls.Config(), "updates_per_step", 0) >= 1
+    fewer = ["--agent.updates-per-step", "0.02", "--agent.batch-size", "16"] if large else []
+    return [*RUN, *fewer, "--env", "CartPole-v1" if chooses(cls) else "Pendulum-v1"]
 
 
 def test_a_script_killed_at_random_moments_and_resumed_ends_as_if_it_never_was(
@@ -104,9 +110,10 @@ def test_a_script_killed_at_random_moments_and_resumed_ends_as_if_it_never_was(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [f"train_{cls.name}.py"])
-    assert cli.main(cls, [*RUN, "--no-progress", "--out", "whole"]) == 0
+    run = arguments(cls)
+    assert cli.main(cls, [*run, "--no-progress", "--out", "whole"]) == 0
 
-    script = [sys.executable, str(SCRIPTS / f"train_{cls.name}.py"), *RUN, "--out", "killed"]
+    script = [sys.executable, str(SCRIPTS / f"train_{cls.name}.py"), *run, "--out", "killed"]
     marks = ["config.json", "checkpoints/LATEST", "checkpoints/LATEST"]
     delays = np.random.default_rng().uniform(0, [0.02, 0.5, 0.5])
     for mark, delay in zip(marks, delays, strict=True):

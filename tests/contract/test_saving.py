@@ -15,7 +15,7 @@ import envs
 from agents import AGENTS, CheckpointError, train
 from agents.core.files import read_arrays, write_arrays
 from agents.runner.checkpoint import Checkpoint
-from tests.contract.support import batches, small, weights
+from tests.contract.support import batches, small, task, weights
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
 
@@ -23,7 +23,7 @@ OBSERVATIONS = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
 @pytest.fixture
 def agent(cls):
     """An agent that has learned a little, normalisers included."""
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make(task(cls), num_envs=4)
     dense = {"hidden_sizes": (16, 16), "init": "orthogonal"}  # tells observations apart at once
     agent = small(cls, tasks, seed=4, normalize_obs=True, normalize_reward=True, network=dense)
     for batch in islice(batches(agent, tasks), 5):
@@ -39,7 +39,7 @@ def test_a_saved_agent_acts_the_same(agent, tmp_path):
     assert (loaded.seed, loaded.steps) == (4, agent.steps)
     assert weights(loaded).equal(weights(agent))
     actions = agent.act(OBSERVATIONS)
-    assert set(actions.tolist()) == {0, 1}  # else the comparison would say nothing
+    assert len(np.unique(actions)) > 1  # else the comparison would say nothing
     assert np.array_equal(loaded.act(OBSERVATIONS), actions)
     explored = agent.actor(200, seed=1).act(OBSERVATIONS)[0]
     assert np.array_equal(loaded.actor(200, seed=1).act(OBSERVATIONS)[0], explored)
@@ -52,16 +52,16 @@ def test_a_saved_agent_acts_the_same(agent, tmp_path):
         assert target.vector.equal(loaded.learners[name].flat.vector)
 
 
-def test_a_loaded_agent_goes_on_learning(agent, tmp_path):
+def test_a_loaded_agent_goes_on_learning(cls, agent, tmp_path):
     agent.save(tmp_path / "agent.safetensors")
     loaded = agents.load(tmp_path / "agent.safetensors")
-    train(loaded, envs.make("CartPole-v1", num_envs=4), loaded.steps + 400)
+    train(loaded, envs.make(task(cls), num_envs=4), loaded.steps + 400)
     assert weights(loaded).isfinite().all()
     assert not weights(loaded).equal(weights(agent))
 
 
 def test_the_folder_of_a_run_is_loaded_as_the_agent_it_ended_with(cls, tmp_path):
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make(task(cls), num_envs=4)
     agent = small(cls, tasks)
     train(agent, tasks, 240, [Checkpoint(tmp_path, every=80)])
     loaded = agents.load(tmp_path)

@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import data_equivalence
 
 import agents
 from envs.vector import VectorEnv
-from tests.contract.support import batches, config, small, updates, weights
+from tests.contract.support import batches, chooses, config, small, updates, weights
 
 BOX, DISCRETE = spaces.Box(-1, 1, (3,)), spaces.Discrete(3)
 PARTS = {
@@ -38,6 +38,11 @@ ACTIONS: dict[str, spaces.Space[Any]] = {
     "discrete": spaces.Discrete(3, start=-1),
     "box": spaces.Box(np.array([[-1.0, 0.0]]), np.array([[1.0, 5.0]]), dtype=np.float64),
 }
+
+
+def actions_of(cls):
+    """Actions that the agent accepts."""
+    return DISCRETE if chooses(cls) else spaces.Box(-1, 1, (2,))
 
 
 class Anything(gymnasium.Env):
@@ -92,7 +97,7 @@ def flat(agent, obs):
 
 @pytest.mark.parametrize("name", OBSERVATIONS)
 def test_supported_observations_are_learned_from(cls, name, tmp_path):
-    learned(cls, OBSERVATIONS[name], spaces.Discrete(3), tmp_path)
+    learned(cls, OBSERVATIONS[name], actions_of(cls), tmp_path)
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -123,8 +128,9 @@ def test_actions_are_learned_or_refused(cls, name, tmp_path):
     ids=str,
 )
 def test_other_spaces_are_refused_by_name(cls, observation_space, action_space):
+    actions = actions_of(cls) if action_space is DISCRETE else action_space
     with pytest.raises(ValueError) as error:
-        cls(observation_space, action_space, config(cls))
+        cls(observation_space, actions, config(cls))
     wrong = action_space if observation_space is BOX else observation_space
     inner = wrong.spaces if isinstance(wrong, spaces.Dict | spaces.Tuple) else ()
     parts = inner.values() if isinstance(inner, dict) else inner
@@ -134,16 +140,16 @@ def test_other_spaces_are_refused_by_name(cls, observation_space, action_space):
 
 @pytest.mark.parametrize("obs", [np.zeros(4), np.zeros((2, 4)), np.zeros(())], ids=np.shape)
 def test_an_observation_of_another_shape_is_refused(cls, obs):
-    agent = cls(BOX, DISCRETE, config(cls))
+    agent = cls(BOX, actions_of(cls), config(cls))
     with pytest.raises(ValueError, match="does not fit"):
         agent.act(obs)
 
 
 def test_observations_and_actions_may_come_in_any_layout(cls):
-    agent = cls(BOX, DISCRETE, config(cls))
+    agent = cls(BOX, actions_of(cls), config(cls))
     obs = np.random.default_rng(0).normal(size=(5, 2, *BOX.shape)).astype(np.float32)
     expected = agent.act(obs)
-    assert expected.shape == (5, 2)
+    assert expected.shape == (5, 2, *agent.action_space.shape)
     mirrored = np.ascontiguousarray(obs[..., ::-1])[..., ::-1]  # the same numbers, negative strides
     assert np.array_equal(agent.act(mirrored), expected)
 
@@ -151,6 +157,10 @@ def test_observations_and_actions_may_come_in_any_layout(cls):
 def test_settings_without_effect_on_a_trunk_of_ones_own_are_refused(cls):
     network = replace(cls.Config().network, shared_trunk=True)
     plain = replace(cls.Config(), network=network)
+    if not chooses(cls):
+        with pytest.raises(ValueError, match=r"^[^\n]*a trunk each[^\n]*set network"):
+            cls(BOX, actions_of(cls), plain, trunk=torch.nn.Linear(3, 8))
+        return
     cls(BOX, DISCRETE, plain, trunk=torch.nn.Linear(3, 8))
     other = replace(plain, network=replace(network, activation="gelu"))
     with pytest.raises(ValueError, match=r"network\.activation is gelu, which has no effect"):

@@ -10,7 +10,7 @@ import envs
 from agents import Callback, train
 from agents.core.network import Network
 from agents.runner.recorder import Recorder
-from tests.contract.support import small
+from tests.contract.support import small, task
 from tests.runner.fakes import rows
 
 LR, LONGEST = 0.04, 0.05
@@ -39,7 +39,7 @@ def cosine(a, b):
 
 @pytest.mark.parametrize("network", [{}, RICH], ids=["plain", "rich"])
 def test_the_logs_of_layers_add_up_to_the_whole(cls, network, tmp_path):
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make(task(cls), num_envs=4)
     # A step of plain gradient descent tells the gradient's direction.
     descent = {"optimizer": "sgd", "lr": LR, "max_grad_norm": LONGEST, "stats_every": 1}
     # Unbounded, for steps that are long beside the rounding of the weights.
@@ -82,7 +82,7 @@ def test_the_logs_of_layers_add_up_to_the_whole(cls, network, tmp_path):
 
 @pytest.mark.parametrize("network", [{}, RICH], ids=["plain", "rich"])
 def test_every_layer_of_every_network_has_its_name(cls, network):
-    tasks = envs.make("CartPole-v1", num_envs=1)
+    tasks = envs.make(task(cls), num_envs=1)
     agent = small(cls, tasks, network=network)
     for learner in agent.learners.values():
         networks = [m for m in learner.modules.values() if isinstance(m, Network)]

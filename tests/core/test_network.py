@@ -76,13 +76,13 @@ def test_dropout_is_drawn_for_every_member():
 
 @pytest.mark.parametrize(
     "options",
-    [{"members": 1}]
+    [{"members": 0}]
     + [
         {"members": 3, **o}
         for o in ({"log_std": 0.0}, {"atoms": 5}, {"cosines": 8}, {"dueling": True})
     ],
 )
-def test_an_ensemble_of_one_or_of_other_heads_than_plain_ones_is_refused(options):
+def test_an_ensemble_of_none_or_of_other_heads_than_plain_ones_is_refused(options):
     with pytest.raises(ValueError, match="ensemble"):
         Head(4, **options)
 

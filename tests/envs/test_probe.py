@@ -121,6 +121,35 @@ def test_the_best_box_action_earns_the_value() -> None:
         assert reward == probe.BoxAction.values(0.9)[state]
 
 
+@pytest.mark.parametrize("kind", probe.DISCRETE, ids=lambda kind: kind.__name__)
+def test_a_probe_made_continuous_has_values_that_are_linear_in_the_action(kind) -> None:
+    """At -1 and 1 those of its two actions, step by step; halfway half of each."""
+    env, plain = (gymnasium.make(kind.id, continuous=c).unwrapped for c in (True, False))
+    check_env(gymnasium.make(kind.id, continuous=True).unwrapped)
+    for seed in range(20):
+        for action in (0, 1):
+            env.reset(seed=seed)
+            plain.reset(seed=seed)
+            there = plain.step(action)
+            here = env.step(np.array([2.0 * action - 1.0], np.float32))
+            assert (here[0] == there[0]).all()
+            assert here[1:] == there[1:]
+    halfway = np.zeros(1, np.float32)
+    found = []
+    for seed in range(400):
+        obs, _ = env.reset(seed=seed)
+        after, reward, terminated, _, _ = env.step(halfway)
+        found.append((float(obs[0]), reward, 0.0 if terminated else float(after[0])))
+    for state, seen in enumerate(kind.observations[:, 0]):
+        mine = [row for row in found if row[0] == seen]
+        if state in kind.starts:
+            assert np.mean([row[1] for row in mine]) == pytest.approx(np.mean(kind.rewards[state]))
+            ends = [
+                0.0 if s == probe.END else kind.observations[s, 0] for s in kind.successors[state]
+            ]
+            assert np.mean([row[2] for row in mine]) == pytest.approx(np.mean(ends), abs=0.2)
+
+
 def test_a_continuous_probe_has_no_table_of_action_values() -> None:
     with pytest.raises(NotImplementedError, match="BoxAction has no table"):
         probe.BoxAction.q_values(0.9)

@@ -1,0 +1,200 @@
+"""CrossQ: soft actor-critic without target networks, by batch normalisation in its critics.
+
+Bhatt, Palenicek, Belousov, Argus, Amiranashvili, Brox & Peters 2024, "CrossQ: batch normalization
+in deep reinforcement learning for greater sample efficiency and simplicity". (s, a) and (s', a') go
+through the critics as one batch, so that both are normalised by the statistics of their mixture:
+what the target is made of is then no stranger to the critics, and needs no network of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents import losses
+from agents.agent import Agent, AgentConfig, Carried, Metrics
+from agents.core.distributions import SquashedGaussian
+from agents.core.learner import Step
+from agents.core.network import Head, NetworkConfig
+from agents.core.optimizers import OptimConfig
+from agents.exploration import Temperature
+from agents.memory import Replay
+from envs.transition import Transition
+
+
+@dataclass(frozen=True)
+class CrossQConfig(AgentConfig):
+    """What CrossQ can be told, beside what every agent can."""
+
+    buffer_size: int = 1_000_000
+    """Transitions the replay holds."""
+    batch_size: int = 256
+    """Transitions in each update."""
+    learning_starts: int = 5_000
+    """Environment steps of uniformly random actions, and before the first update."""
+    updates_per_step: float = 1.0
+    """Updates of the critics for each environment step, whatever the number of environments."""
+    train_every: int = 1
+    """Environment steps from one burst of the updates due to the next."""
+    policy_every: int = 3
+    """Updates of the critics from one of the actor and the temperature to the next."""
+    critics: int = 2
+    """Critics, of which the least value is the target and what the actor ascends."""
+    temperature: float | None = None
+    """What a nat of entropy is worth, in units of reward; None: learned."""
+    initial_temperature: float = 1.0
+    """Where a learned temperature begins."""
+    target_entropy: float | None = None
+    """The entropy in nats, of actions in [-1, 1], that a learned temperature holds; None: -1 for
+    each number of an action."""
+    network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig((256, 256), activation="relu", norm="batch_renorm")
+    )
+    """What the actor is built of."""
+    critic_network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig(
+            (512, 512), activation="relu", norm="batch_renorm", shared_trunk=False
+        )
+    )
+    """What the critics are built of; published are 2048 units a layer. With shared_trunk they have
+    one trunk and a head each."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.5, 0.999)))
+    """How the actor and the temperature follow their gradients."""
+    critic_optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.5, 0.999))
+    )
+    """How the critics follow theirs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("buffer_size", "batch_size", "train_every", "policy_every", "critics"):
+            self.require(name, getattr(self, name) >= 1, "1 or more")
+        fits = self.buffer_size >= self.batch_size
+        self.require("buffer_size", fits, f"batch_size, {self.batch_size}, or more")
+        self.require("learning_starts", self.learning_starts >= 0, "0 or more")
+        self.require("updates_per_step", self.updates_per_step > 0, "a positive number")
+        self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
+        self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
+
+
+class CrossQ(Agent):
+    """Actions of a bounded Box, any number of environments."""
+
+    name = "crossq"
+    Config = CrossQConfig
+    config: CrossQConfig
+    memory: Replay
+    batch_statistics = True
+
+    def build(self) -> None:
+        c = self.config
+        self.actions = self.bounded_actions()
+        self.policy = SquashedGaussian(self.actions.size)
+        self.actor_network = self.new_network({"policy": self.policy.head})
+        heads = {"q": Head(None, members=c.critics)}
+        self.critics = self.new_network(heads, c.critic_network, self.actions.size)
+        self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
+        self.actor_learner = self.new_learner("actor", network=self.actor_network)
+        fixed = c.temperature
+        self.temperature = Temperature(c.initial_temperature if fixed is None else fixed)
+        self.temperature.to(self.device)
+        if fixed is None:
+            self.temperature_learner = self.new_learner("temperature", temperature=self.temperature)
+        self.memory = self.new_replay(
+            c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
+        )
+
+    def carry_on(
+        self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        if explore and self.steps < self.config.learning_starts:
+            return self.actions.anything(len(obs), rng)
+        output = self.actor_network(obs)["policy"].cpu().numpy()
+        drawn = self.policy.sample(output, rng) if explore else self.policy.mode(output)
+        return self.actions.place(drawn)
+
+    def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
+        """What each critic expects of actions `(B, A)` in [-1, 1], `(E, B)`."""
+        return self.critics(obs, action=action)["q"]
+
+    def update(self, batch: Transition) -> Metrics:
+        c, count = self.config, len(batch.reward)
+        obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
+        temperature, discount = self.temperature().detach(), batch.discount(c.gamma)
+        with torch.no_grad():  # the policy as it acts, by its running statistics
+            policy = self.actor_network(next_obs)["policy"]
+            next_action, log_prob = self.policy.draw(policy, self.standard_normal(count))
+            reward = self.scaled(batch.reward) - discount * temperature * log_prob
+        step = self.critic_learner.minimize(
+            self.critic_loss,
+            torch.cat([obs, next_obs]),
+            torch.cat([self.actions.unit(batch.action), next_action]),
+            reward,
+            discount,
+            self.critics.sample_noise((2 * count,), self.noise),
+        )
+        if not step.skipped and self.critic_learner.updates % c.policy_every == 0:
+            self.improve(obs, temperature)
+        return {"temperature": float(temperature)}
+
+    def improve(self, obs: Tensor, temperature: Tensor) -> Step:
+        """One step of the actor, and of the temperature towards the entropy that it is to hold."""
+        nets = self.actor_network, self.critics
+        dropout = [net.sample_noise((len(obs),), self.noise) for net in nets]
+        inputs = obs, self.standard_normal(len(obs)), temperature, *dropout
+        step = self.actor_learner.minimize(self.actor_loss, *inputs)
+        if self.config.temperature is None and not step.skipped:
+            step = self.temperature_learner.minimize(self.temperature_loss, step.aux["log_prob"])
+        return step
+
+    def critic_loss(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        dropout: list[Tensor] | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The squared error to r + γ (min_k Q_k(s', a') - α log π(a'|s')), both Q in one pass.
+
+        obs and action are those of the transitions `(B, ...)` with their successors' behind, and
+        reward `(B,)` has the successor's entropy in it.
+        """
+        statistics: dict[str, Tensor] = {}
+        both = self.critics(obs, dropout, action=action, statistics=statistics)["q"]  # (E, 2B)
+        q, next_q = both.chunk(2, dim=1)
+        target = reward + discount * next_q.detach().amin(0)
+        error = losses.squared(q, target.expand_as(q))
+        aux = {"q": q.detach().mean(), "q_spread": q.detach().std(0, correction=0).mean()}
+        return {"td": error.mean(-1).sum()}, aux | statistics
+
+    def actor_loss(
+        self,
+        obs: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        dropout: list[Tensor] | None,
+        critic_dropout: list[Tensor] | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """E[α log π(a|s) - Q(s, a)] with a = tanh(μ + σ noise), through critics that stay."""
+        statistics: dict[str, Tensor] = {}
+        policy = self.actor_network(obs, dropout, statistics=statistics)["policy"]
+        action, log_prob = self.policy.draw(policy, noise)
+        q = self.critics(obs, critic_dropout, action=action)["q"]  # by running statistics
+        terms = {"value": -q.amin(0).mean(), "entropy": temperature * log_prob.mean()}
+        known = log_prob.detach()
+        return terms, {"log_prob": known, "policy_entropy": -known.mean()} | statistics
+
+    def temperature_loss(self, log_prob: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """E[log α (H(π) - H̄)]: α falls where the entropy is above what it is to be."""
+        c = self.config
+        held = -float(self.actions.size) if c.target_entropy is None else c.target_entropy
+        return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}
+
+    def standard_normal(self, count: int) -> Tensor:
+        """Noise `(count, A)` that actions are drawn with in an update."""
+        shape = count, self.actions.size
+        return torch.randn(shape, generator=self.noise, device=self.device)
