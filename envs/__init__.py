@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from envs import _identity, arcade, deep_sea, probe
+from envs import _identity, arcade, classic, deep_sea, probe
 from envs.transition import Transition
 from envs.vector import Episode, RestoreWarning, VectorEnv
 
@@ -53,6 +53,9 @@ def _batched(found: EnvSpec, num_envs: int) -> gymnasium.vector.VectorEnv[Any, A
     """A form that steps all copies at once, if there is one that is worth it."""
     if arcade.known(found.id):  # Atari's own clips rewards and presses the fire button
         return arcade.pooled(found.id, num_envs)
+    task = classic.TASKS.get(found.id)
+    if task is not None and found.vector_entry_point is None and num_envs >= task.worth_from:
+        return task(num_envs)
     # JAX forms pay for a dispatch each step, and need what is mostly not there.
     native = (
         found.vector_entry_point is not None and "jax" not in str(found.vector_entry_point).lower()
