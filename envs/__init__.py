@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from envs import _identity, arcade, deep_sea, probe
+from envs import _identity, arcade, classic, deep_sea, pooled, probe
 from envs.transition import Transition
 from envs.vector import Episode, RestoreWarning, VectorEnv
 
 __all__ = [
+    "Backend",
     "Episode",
     "RestoreWarning",
     "Transition",
@@ -30,37 +31,69 @@ deep_sea.register()
 
 EXTRA = ("Box2D", "moviepy", "pygame")
 """Packages that the extra `chainrule[envs]` brings."""
+Backend = Literal["auto", "loop", "vector", "envpool"]
+"""How copies of an environment are stepped; `make` explains."""
 NATIVE_FROM = 6
 """From this many copies on, CartPole's own vector form was measured faster than a plain loop."""
 
 
-def make(id: str, num_envs: int = 8, seed: int | None = None, **options: Any) -> VectorEnv:
-    """`num_envs` copies of a Gymnasium environment in the fastest form that is installed.
+def make(
+    id: str,
+    num_envs: int = 8,
+    seed: int | None = None,
+    backend: Backend = "auto",
+    **options: Any,
+) -> VectorEnv:
+    """`num_envs` copies of a Gymnasium environment, by default in the fastest form there is.
 
     `id` is as for `spec`. `options` go to `gymnasium.make`. `seed` is kept for the first `reset`
     that is given none. MinAtar and Atari are set up as `envs.arcade` says; Atari runs in EnvPool
     where that is installed, faster, but without a state that a checkpoint could keep.
+
+    `backend` chooses the form: "loop" steps Gymnasium's copies one by one; "vector" steps them as
+    arrays, by `envs.classic` or a vector form of the task's own, however few they are; "envpool"
+    in EnvPool's threads, which begin other episodes from the same seed and cannot be saved; "auto"
+    takes arrays from where these were measured faster, else the loop.
+
     Raises ValueError for an unknown id, with the ones that come close, for options that the
-    environment does not take, and where a package that it needs is missing.
+    environment does not take, where a package that it needs is missing, and for a backend that
+    does not have the task.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}: use 1 or more")
-    batched = None if options else _batched(spec(id), num_envs)
-    return VectorEnv(batched or [make_one(id, **options) for _ in range(num_envs)], seed)
+    form = _vector_form(spec(id), num_envs, backend, options)
+    return VectorEnv(form or [make_one(id, **options) for _ in range(num_envs)], seed)
 
 
-def _batched(found: EnvSpec, num_envs: int) -> gymnasium.vector.VectorEnv[Any, Any, Any] | None:
-    """A form that steps all copies at once, if there is one that is worth it."""
-    if arcade.known(found.id):  # Atari's own clips rewards and presses the fire button
-        return arcade.pooled(found.id, num_envs)
-    # JAX forms pay for a dispatch each step, and need what is mostly not there.
-    native = (
-        found.vector_entry_point is not None and "jax" not in str(found.vector_entry_point).lower()
-    )
-    if not native or num_envs < NATIVE_FROM:
+def _vector_form(
+    found: EnvSpec, num_envs: int, backend: Backend, options: dict[str, Any]
+) -> gymnasium.vector.VectorEnv[Any, Any, Any] | None:
+    """A form that steps all copies at once; None for the loop."""
+    auto = backend == "auto"
+    if backend == "loop" or (auto and options):
         return None
-    mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
-    return gymnasium.make_vec(found, num_envs, vectorization_mode=mode)
+    if options:
+        raise ValueError(f"backend {backend!r} has no use for {options}: use loop, or auto")
+    if backend == "envpool":
+        return pooled.make(found, num_envs)
+    if backend not in ("auto", "vector"):
+        raise ValueError(f"backend is {backend!r}: use {', '.join(get_args(Backend))}")
+    if arcade.known(found.id):  # Atari's own clips rewards and presses the fire button
+        if auto:
+            return arcade.pooled(found.id, num_envs)
+    else:
+        # JAX forms pay for a dispatch each step, and need what is mostly not there.
+        entry = str(found.vector_entry_point or "jax").lower()
+        native, task = "jax" not in entry, classic.TASKS.get(found.id)
+        # Where Gymnasium has a form, it stays: another would begin other episodes from a seed.
+        if task is not None and (not auto or (not native and num_envs >= task.worth_from)):
+            return task(num_envs)
+        if native and (not auto or num_envs >= NATIVE_FROM):
+            mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
+            return gymnasium.make_vec(found, num_envs, vectorization_mode=mode)
+    if auto:
+        return None
+    raise ValueError(f"backend is 'vector', and {found.id} has no such form: use auto or loop")
 
 
 def make_one(id: str, **options: Any) -> gymnasium.Env[Any, Any]:

@@ -20,9 +20,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+
+from envs.pooled import EnvPool, has
 
 EXTRAS = {"MinAtar": ("minatar", "minatar"), "ALE": ("ale_py", "atari")}
 """By the namespace of an id: the package that brings it, and the extra that brings the package."""
@@ -117,52 +117,9 @@ class Atari(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.ale.restoreState(ale_py.ALEState(np.asarray(state, np.uint8).tobytes()))
 
 
-def pooled(id: str, num_envs: int) -> EnvPoolAtari | None:
+def pooled(id: str, num_envs: int) -> EnvPool | None:
     """An Atari game in EnvPool's threads; None where EnvPool is not installed or lacks the game."""
-    if _namespace(id) != "ALE" or not _installed("envpool"):
-        return None
     task = id.rpartition("/")[2]
-    tasks = import_module("envpool").list_all_envs()
-    return EnvPoolAtari(task, num_envs) if task in tasks else None
-
-
-class EnvPoolAtari(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """J. Weng et al., "EnvPool" (2022), https://arxiv.org/abs/2206.10558, set up as `make` does.
-
-    A pool takes its seeds when it is made: a reset with a seed makes another one. It cannot be
-    saved, so that a run that is resumed begins new episodes.
-    """
-
-    def __init__(self, task: str, num_envs: int) -> None:
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
-        self.task, self.num_envs = task, num_envs
-        spec = import_module("envpool").make_spec(task)
-        self.single_observation_space = spec.gymnasium_observation_space
-        self.single_action_space = spec.gymnasium_action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._pool: Any = None
-
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        if self._pool is None or seed is not None:
-            if not isinstance(seed, int):
-                seed = int(np.random.SeedSequence().generate_state(1)[0] >> 2)
-            self.close_extras()
-            self._pool = import_module("envpool").make(
-                self.task,
-                env_type="gymnasium",
-                num_envs=self.num_envs,
-                seed=[(seed + i) % 2**31 for i in range(self.num_envs)],
-                repeat_action_probability=0.25,
-                use_fire_reset=False,
-            )
-        return self._pool.reset()
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        return self._pool.step(np.asarray(actions, np.int32))
-
-    def close_extras(self, **kwargs: Any) -> None:
-        if self._pool is not None:
-            self._pool.close()
+    if _namespace(id) != "ALE" or not has(task):
+        return None
+    return EnvPool(task, num_envs, repeat_action_probability=0.25, use_fire_reset=False)

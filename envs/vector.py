@@ -14,6 +14,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
+from envs.classic import ClassicVectorEnv
 from envs.tape import Tape
 from envs.transition import Transition
 
@@ -272,7 +273,10 @@ class _Vectorized:
                 f"{self.env} resets itself in the step that ends an episode, but does not give "
                 "the last observation as info['final_obs']"
             )
-        rows = zip(iterate(self.env.observation_space, obs), info["final_obs"], done, strict=True)
+        final = info["final_obs"]
+        if isinstance(obs, np.ndarray) and final.dtype == obs.dtype:  # of all of them, as arrays
+            return np.where(done.reshape(-1, *(1,) * (obs.ndim - 1)), final, obs)
+        rows = zip(iterate(self.env.observation_space, obs), final, done, strict=True)
         return _concatenate(
             self.observation_space, [final if ended else row for row, final, ended in rows]
         )
@@ -282,6 +286,8 @@ class _Vectorized:
 
     def state_dict(self) -> Any:
         env = self.env
+        if isinstance(env, ClassicVectorEnv):
+            return env.state_dict()
         if type(env) is CartPoleVectorEnv:
             insides = {name: np.array(getattr(env, name)) for name in _CARTPOLE}
             return insides | {"rng": env.np_random.bit_generator.state}
@@ -291,6 +297,9 @@ class _Vectorized:
 
     def load_state_dict(self, state: Any, expected: list[np.ndarray]) -> tuple[Any, np.ndarray]:
         env = self.env
+        if isinstance(env, ClassicVectorEnv):
+            env.load_state_dict(state)
+            return expected[0], np.ones(self.num_envs, bool)
         if type(env) is CartPoleVectorEnv:
             for name in _CARTPOLE:
                 setattr(env, name, np.array(state[name]))

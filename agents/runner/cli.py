@@ -38,7 +38,7 @@ def main(agent: type[Agent], argv: Sequence[str] | None = None, presets: Path = 
 def build(cls: type[Agent], a: Arguments[Any]) -> tuple[VectorEnv, Agent]:
     """The environments of a run and its agent. Raises BadInput where they cannot be made."""
     with bad_input(RuntimeError):  # of torch, for what does not fit into memory
-        training = envs.make(a.env, num_envs=a.num_envs)
+        training = envs.make(a.env, a.num_envs, backend=a.backend)
         spaces = training.observation_space, training.action_space
         return training, cls(*spaces, a.agent, seed=a.seed, device=a.device)
 

@@ -27,6 +27,7 @@ from agents.runner.evaluate import MAX_EPISODE_STEPS
 from agents.runner.folder import folder_name
 from agents.runner.presets import FOLDER, preset_envs, preset_for
 from agents.runner.results import flattened, read_run
+from envs import Backend
 
 Config = TypeVar("Config")
 
@@ -48,6 +49,9 @@ class Settings(Generic[Config]):
     """Every random stream of the run follows from it."""
     num_envs: int = 8
     """Environments that are stepped side by side."""
+    backend: Backend = "auto"
+    """How they are stepped: one by one (loop), as arrays (vector), in EnvPool's threads (envpool),
+    or the fastest in which a seed means what it means in the others (auto)."""
     eval_every: int | None = None
     """Steps between evaluations; 0: only at the end, None: 1/50 of the run, 1000 at least."""
     eval_episodes: int = 20

@@ -14,7 +14,7 @@ from agents.core.network import Network
 from envs.vector import VectorEnv
 from tests.contract.support import batches, small
 
-TASKS = {"num_envs": 3, "max_episode_steps": 9}  # nearly every episode is truncated
+TASKS: dict[str, Any] = {"num_envs": 3, "max_episode_steps": 9}  # nearly every episode is truncated
 NEVER: dict[str, Any] = {"epsilon_start": 0.0, "epsilon_end": 0.0}
 HALF: dict[str, Any] = {"epsilon_start": 0.5, "epsilon_end": 0.5}
 PLAIN: dict[str, Any] = {"network": {"norm": "none", "hidden_sizes": (16,)}}

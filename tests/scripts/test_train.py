@@ -189,7 +189,7 @@ def test_an_unsupported_observation_space_is_one_clear_line(run, tmp_path, monke
     class Words(Scripted):
         observation_space = spaces.Text(5)
 
-    monkeypatch.setattr(envs, "make", lambda id, num_envs: VectorEnv([Words(3)]))
+    monkeypatch.setattr(envs, "make", lambda id, num_envs, backend: VectorEnv([Words(3)]))
     code, out, err = run(*SHORT)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "observation space" in err
