@@ -11,6 +11,7 @@ with envs.make("CartPole-v1", num_envs=8) as tasks:
 
 from agents.actor_critic.a2c import A2C, A2CConfig
 from agents.actor_critic.ppo import PPO, PPOConfig
+from agents.actor_critic.trpo import NPG, TRPO, NPGConfig, TRPOConfig
 from agents.agent import Actor, Agent, AgentConfig
 from agents.core.files import CheckpointError
 from agents.core.network import NetworkConfig
@@ -49,11 +50,13 @@ __all__ = [
     "C51",
     "DQN",
     "IQN",
+    "NPG",
     "PPO",
     "PQN",
     "QRDQN",
     "REINFORCE",
     "SARSA",
+    "TRPO",
     "A2CConfig",
     "Actor",
     "Agent",
@@ -70,6 +73,7 @@ __all__ = [
     "ExpectedSARSA",
     "ExpectedSARSAConfig",
     "IQNConfig",
+    "NPGConfig",
     "NetworkConfig",
     "OptimConfig",
     "PPOConfig",
@@ -86,6 +90,7 @@ __all__ = [
     "StreamQConfig",
     "StreamSARSA",
     "StreamSARSAConfig",
+    "TRPOConfig",
     "evaluate",
     "load",
     "preset_for",

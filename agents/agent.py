@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import platform
 from collections.abc import Mapping
@@ -125,7 +126,7 @@ class Agent:
         """For what an update draws: minibatches, actions at a truncation."""
         self.noise = torch.Generator(self.device).manual_seed(derived(seed, "noise"))
         """For the noise that goes into a loss, such as dropout's."""
-        self._trunk = trunk
+        self._trunk = self._next_trunk = trunk
         self._init = torch.Generator().manual_seed(derived(seed, "init"))
         self._predictions = stream(seed, "predict")
         self.build()
@@ -162,6 +163,8 @@ class Agent:
     def new_network(self, heads: Mapping[str, Head | int | Literal["scalar"]]) -> Network:
         """A network over the observation space, drawn from the agent's own random stream.
 
+        A trunk of the user's own stands in the first one, copies of it in those that follow; all
+        networks are made before the learners, whose flat vectors no copy shares.
         Raises ValueError for settings that a trunk of the user's own would leave without effect.
         """
         if self.config.network.noisy and not self.noisy:
@@ -177,13 +180,19 @@ class Agent:
                         f"network.{name} is {value}, which has no effect on a trunk of your own: "
                         "leave it at its default"
                     )
-        return Network(
-            self.observation_space, heads, self.config.network, self._init, self._trunk
-        ).to(self.device)
+        trunk, self._next_trunk = self._next_trunk, copy.deepcopy(self._next_trunk)
+        return Network(self.observation_space, heads, self.config.network, self._init, trunk).to(
+            self.device
+        )
 
-    def new_learner(self, name: str, **modules: nn.Module) -> Learner:
-        """A learner over these modules; it is saved, resumed and recorded under its name."""
-        self.learners[name] = Learner(modules, self.config.optim, name)
+    def new_learner(
+        self, name: str, optim: OptimConfig | None = None, **modules: nn.Module
+    ) -> Learner:
+        """A learner over these modules; it is saved, resumed and recorded under its name.
+
+        It follows its gradient as `config.optim` says, if no `optim` of its own is given.
+        """
+        self.learners[name] = Learner(modules, optim or self.config.optim, name)
         return self.learners[name]
 
     def new_target(self, learner: Learner) -> Target:

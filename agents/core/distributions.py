@@ -38,6 +38,11 @@ class Categorical:
         log_prob = torch.log_softmax(logits, -1)
         return -(log_prob.exp() * log_prob).sum(-1)
 
+    def kl(self, logits: Tensor, other: Tensor) -> Tensor:
+        """KL(p, q) = Σ p log(p / q) in nats, `(...,)`, of p from `logits` and q from `other`."""
+        log_prob, log_other = torch.log_softmax(logits, -1), torch.log_softmax(other, -1)
+        return (log_prob.exp() * (log_prob - log_other)).sum(-1)
+
     def sample(self, logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Actions `(...,)` by the Gumbel-max trick: argmax(logits + Gumbel noise)."""
         return (logits + rng.gumbel(size=logits.shape)).argmax(-1)
@@ -71,6 +76,17 @@ class Gaussian:
         """½ log 2πe + log σ in nats, summed over the components, `(...,)`."""
         log_std = output.chunk(2, -1)[1]
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl(self, output: Tensor, other: Tensor) -> Tensor:
+        """KL(p, q) = Σ log σ_q/σ_p + (σ_p² + (μ_p - μ_q)²) / 2σ_q² - ½ in nats, `(...,)`.
+
+        p is the distribution from `output`, q the one from `other`.
+        """
+        mean, log_std = output.chunk(2, -1)
+        other_mean, other_log_std = other.chunk(2, -1)
+        wider = log_std - other_log_std
+        z = (mean - other_mean) * torch.exp(-other_log_std)
+        return (0.5 * (torch.exp(2.0 * wider) + z.square() - 1.0) - wider).sum(-1)
 
     def sample(self, output: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Actions `(..., size)`, not bounded."""
