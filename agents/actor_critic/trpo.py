@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from agents import losses, targets
-from agents.agent import Agent, AgentConfig, Metrics
+from agents.agent import Agent, AgentConfig, Carried, Metrics
+from agents.core import acting
 from agents.core.conjugate_gradients import conjugate_gradients
-from agents.core.distributions import policy_for
+from agents.core.distributions import PolicyConfig, policy_for
 from agents.core.optimizers import OptimConfig
 from agents.memory import Rollout
 from envs.transition import Transition
@@ -50,6 +51,8 @@ class TRPOConfig(AgentConfig):
     """Passes of the value over each rollout."""
     batch_size: int = 128
     """Transitions in each minibatch of the value, or nearly: they are of equal size."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """How actions that are numbers spread."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3))
     """How the value follows its gradient; the policy has no learning rate."""
 
@@ -65,14 +68,14 @@ class TRPOConfig(AgentConfig):
 
 
 class TRPO(Agent):
-    """Discrete and Box actions. The policy and the value have a network and a learner each."""
+    """Actions of any kind. The policy and the value have a network and a learner each."""
 
     name = "trpo"
     Config = TRPOConfig
     config: TRPOConfig
 
     def build(self) -> None:
-        self.policy = policy_for(self.action_space)
+        self.policy = policy_for(self.action_space, self.config.policy)
         self.network = self.new_network({"policy": self.policy.head})
         self.critic = self.new_network({"value": "scalar"})
         # A direction is the whole step: it is taken at a learning rate of 1.
@@ -81,9 +84,13 @@ class TRPO(Agent):
         self.value_learner = self.new_learner("value", critic=self.critic)
         self.memory = Rollout(self.config.rollout_size, device=self.device)
 
-    def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
-        output = self.network(obs)["policy"].cpu().numpy()
-        return self.policy.sample(output, rng) if explore else self.policy.mode(output)
+    def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
+        return acting.begin(self.policy, self.network, count, rng) if explore else {}
+
+    def carry_on(
+        self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        return acting.draw(self.policy, self.network, obs, carried, explore, rng)
 
     def update(self, batch: Transition) -> Metrics:
         noise = self.network.sample_noise(tuple(batch.reward.shape), self.noise) or []
