@@ -23,6 +23,7 @@ from agents.actor_critic.sac import (
     TQCConfig,
 )
 from agents.actor_critic.td3 import DDPG, TD3, DDPGConfig, TD3Config
+from agents.actor_critic.trpo import NPG, TRPO, NPGConfig, TRPOConfig
 from agents.agent import Actor, Agent, AgentConfig
 from agents.core.files import CheckpointError
 from agents.core.network import NetworkConfig
@@ -62,6 +63,7 @@ __all__ = [
     "DDPG",
     "DQN",
     "IQN",
+    "NPG",
     "PPO",
     "PQN",
     "QRDQN",
@@ -71,6 +73,7 @@ __all__ = [
     "SARSA",
     "TD3",
     "TQC",
+    "TRPO",
     "A2CConfig",
     "Actor",
     "Agent",
@@ -92,6 +95,7 @@ __all__ = [
     "ExpectedSARSA",
     "ExpectedSARSAConfig",
     "IQNConfig",
+    "NPGConfig",
     "NetworkConfig",
     "OptimConfig",
     "PPOConfig",
@@ -112,6 +116,7 @@ __all__ = [
     "StreamSARSAConfig",
     "TD3Config",
     "TQCConfig",
+    "TRPOConfig",
     "evaluate",
     "load",
     "preset_for",

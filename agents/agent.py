@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import platform
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ from agents.core.network import Head, Network, NetworkConfig
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.seeding import derived, stream
-from agents.core.spaces import BoundedActions, Observations
+from agents.core.spaces import Actions, BoundedActions, Observations
 from agents.memory import Replay, Rollout, Stream
 from envs.transition import Transition
 
@@ -116,6 +117,7 @@ class Agent:
         self.seed = seed
         self.device = torch.device(device)
         self.observations = Observations(observation_space)
+        self.actions = Actions(action_space)
         self.steps = 0
         """Valid environment steps observed."""
         self.learners: dict[str, Learner] = {}
@@ -128,7 +130,7 @@ class Agent:
         """For what an update draws: minibatches, actions at a truncation."""
         self.noise = torch.Generator(self.device).manual_seed(derived(seed, "noise"))
         """For the noise that goes into a loss, such as dropout's."""
-        self._trunk = trunk
+        self._trunk = self._next_trunk = trunk
         self._init = torch.Generator().manual_seed(derived(seed, "init"))
         self._predictions = stream(seed, "predict")
         self.build()
@@ -140,7 +142,10 @@ class Agent:
         raise NotImplementedError
 
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
-        """Actions `(N,)` or `(N, A)` for observations `(N, size)`, under `torch.inference_mode`."""
+        """Actions for observations `(N, size)`, under `torch.inference_mode`.
+
+        `(N,)` from 0 for a Discrete space, for others `(N, columns)`, as `Actions` stores them.
+        """
         raise NotImplementedError
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
@@ -179,8 +184,10 @@ class Agent:
         """A network over the observation space, drawn from the agent's own random stream.
 
         It is built by `config.network`, or by another config where the agent has several networks.
-        With an `action_size` it reads an action too. Raises ValueError for settings that a trunk of
-        the user's own would leave without effect.
+        With an `action_size` it reads an action too. A trunk of the user's own stands in the first
+        one, copies of it in those that follow; all networks are made before the learners, whose
+        flat vectors no copy shares.
+        Raises ValueError for settings that a trunk of the user's own would leave without effect.
         """
         config = config if config is not None else self.config.network
         if config.noisy and not self.noisy:
@@ -201,9 +208,10 @@ class Agent:
                         f"network.{name} is {value}, which has no effect on a trunk of your own: "
                         "leave it at its default"
                     )
-        return Network(
-            self.observation_space, heads, config, self._init, self._trunk, action_size
-        ).to(self.device)
+        trunk, self._next_trunk = self._next_trunk, copy.deepcopy(self._next_trunk)
+        return Network(self.observation_space, heads, config, self._init, trunk, action_size).to(
+            self.device
+        )
 
     def new_learner(
         self, name: str, optim: OptimConfig | None = None, **modules: nn.Module
@@ -212,8 +220,7 @@ class Agent:
 
         It steps by `config.optim`, or by another config where the agent has several learners.
         """
-        optim = optim if optim is not None else self.config.optim
-        self.learners[name] = Learner(modules, optim, name)
+        self.learners[name] = Learner(modules, optim or self.config.optim, name)
         return self.learners[name]
 
     def new_target(self, learner: Learner) -> Target:
@@ -234,7 +241,6 @@ class Agent:
 
         `options` are those of `Replay`: n_step, frames, priority_exponent…
         """
-        discrete = isinstance(self.action_space, spaces.Discrete)
         return Replay(
             buffer_size,
             batch_size,
@@ -245,8 +251,8 @@ class Agent:
             train_every,
             obs_size=self.observations.size,
             obs_dtype=self.observations.dtype,
-            action_shape=() if discrete else (math.prod(self.action_space.shape or ()),),
-            action_dtype=np.int64 if discrete else np.float32,
+            action_shape=self.actions.shape,
+            action_dtype=self.actions.dtype,
             gamma=self.config.gamma,
             **options,
         )
@@ -291,7 +297,7 @@ class Agent:
 
     # Acting --------------------------------------------------------------------------------------
 
-    def act(self, obs: Any, explore: bool = False) -> np.ndarray:
+    def act(self, obs: Any, explore: bool = False) -> Any:
         """The greedy action for one observation or a batch of them, fit for the environment.
 
         Each is taken for the first of an episode: an actor knows what came before. Raises
@@ -303,10 +309,8 @@ class Agent:
         rows = flat.reshape(-1, flat.shape[-1])
         carried = self.begin(len(rows), explore, self._predictions)
         action = self._act(rows, carried, explore, self._predictions)
-        if isinstance(self.action_space, spaces.Box):
-            low, high = self.action_space.low, self.action_space.high
-            action = np.clip(action, low, high).astype(self.action_space.dtype)
-        return action.reshape(flat.shape[:-1] + action.shape[1:])[()]
+        action = action.reshape(flat.shape[:-1] + action.shape[1:])
+        return self.actions.unflatten(action[()], fit=True)
 
     def predict(
         self,
@@ -314,7 +318,7 @@ class Agent:
         state: Any = None,
         episode_start: Any = None,
         deterministic: bool = True,
-    ) -> tuple[np.ndarray, Any]:
+    ) -> tuple[Any, Any]:
         """`(action, state)`, so that Stable-Baselines3's tools accept the agent."""
         return self.act(observation, explore=not deterministic), state
 
@@ -335,15 +339,12 @@ class Agent:
     def _act(
         self, flat: np.ndarray, carried: Carried, explore: bool, rng: np.random.Generator
     ) -> np.ndarray:
-        """Actions in the form of the action space, Box ones not clipped, from `(N, size)`."""
+        """Actions as they are stored, from `(N, size)`."""
         if self.obs_normalizer is not None:
             flat = self.obs_normalizer(flat)
         if not np.isfinite(flat).all():  # the guard refuses to learn from it; an action must be had
             flat = np.where(np.isfinite(flat), flat, 0)
-        action = self.carry_on(torch.from_numpy(flat).to(self.device), carried, explore, rng)
-        if isinstance(self.action_space, spaces.Discrete):
-            return action + self.action_space.start
-        return action.reshape(*action.shape[:-1], *(self.action_space.shape or ()))
+        return self.carry_on(torch.from_numpy(flat).to(self.device), carried, explore, rng)
 
     # Learning ------------------------------------------------------------------------------------
 
@@ -373,7 +374,7 @@ class Agent:
         self.memory.add(
             Transition(
                 obs,
-                self._stored(transition.action),
+                self.actions.flatten(transition.action),
                 reward,
                 next_obs,
                 transition.terminated,
@@ -388,12 +389,6 @@ class Agent:
         self.memory.cut(where)
         if self.reward_scaler is not None:
             self.reward_scaler.cut(where)
-
-    def _stored(self, action: np.ndarray) -> np.ndarray:
-        """Actions as the agent counts them: from 0, or as float32 vectors."""
-        if isinstance(self.action_space, spaces.Discrete):
-            return np.asarray(action, np.int64) - self.action_space.start
-        return np.asarray(action, np.float32).reshape(len(action), -1)
 
     # Saving --------------------------------------------------------------------------------------
 
@@ -526,14 +521,16 @@ class Actor:
         self.rng = stream(seed, "exploration")
         self.carried = agent.begin(num_envs, explore, self.rng)
 
-    def act(self, obs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def act(self, obs: Any) -> tuple[Any, dict[str, np.ndarray]]:
         """Actions for `num_envs` observations, and what is to be kept with the step.
 
-        Box actions are not clipped: the environment is given what it takes by `VectorEnv`, and the
-        agent learns from what it drew.
+        Actions have the structure of their space, each array a leading axis `(N,)`. Box ones are
+        not clipped: the environment is given what it takes by `VectorEnv`, and the agent learns
+        from what it drew.
         """
         flat = self.agent.observations.flatten(obs)
-        return self.agent._act(flat, self.carried, self.explore, self.rng), {}
+        action = self.agent._act(flat, self.carried, self.explore, self.rng)
+        return self.agent.actions.unflatten(action), {}
 
     def reset(self, done: np.ndarray) -> None:
         """Told after each step where `(N,)` an episode ended: nothing is carried beyond it."""

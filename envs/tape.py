@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -49,7 +49,7 @@ class Tape(gymnasium.Wrapper[Any, Any, Any, Any]):
         """The recording; empty where the episode is longer than a tape."""
         if len(self._actions) > LONGEST:
             return {}
-        return {"start": self._start, "actions": np.asarray(self._actions)}
+        return {"start": self._start, "actions": _stacked(self._actions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
         """Play the recording; the observation it ends with, None if there is no recording."""
@@ -61,6 +61,26 @@ class Tape(gymnasium.Wrapper[Any, Any, Any, Any]):
         if "own" in start:
             self.env.get_wrapper_attr("restore_random_state")(start["own"])
         obs, _ = self.reset(seed=start.get("seed"))
-        for action in state["actions"]:
+        for action in _rows(state["actions"]):
             obs = self.step(action)[0]
         return obs
+
+
+def _stacked(actions: list[Any]) -> Any:
+    """Actions as arrays, in the structure of their space: dicts and lists of arrays."""
+    if actions and isinstance(actions[0], Mapping):
+        return {key: np.asarray([action[key] for action in actions]) for key in actions[0]}
+    if actions and isinstance(actions[0], tuple):
+        return [np.asarray(part) for part in zip(*actions, strict=True)]
+    return np.asarray(actions)
+
+
+def _rows(stacked: Any) -> Iterator[Any]:
+    """The actions again, one by one."""
+    if isinstance(stacked, Mapping):
+        for parts in zip(*stacked.values(), strict=True):
+            yield dict(zip(stacked, parts, strict=True))
+    elif isinstance(stacked, list):
+        yield from zip(*stacked, strict=True)
+    else:
+        yield from stacked

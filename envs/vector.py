@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from envs.classic import ClassicVectorEnv
 from envs.tape import Tape
@@ -46,8 +46,10 @@ class VectorEnv:
     given out are never written to again. Box actions are clipped to their bounds for the
     environment; a Transition keeps them as given.
 
-    Raises ValueError for actions that are neither Discrete nor Box, and for a vector environment
-    that does not tell its autoreset mode.
+    Actions come in the structure of their space, each array with a leading axis `(N,)`.
+
+    Raises ValueError for actions that are none of Discrete, Box, MultiDiscrete, MultiBinary, flat
+    Dict and Tuple, and for a vector environment that does not tell its autoreset mode.
     """
 
     def __init__(
@@ -67,9 +69,10 @@ class VectorEnv:
         """Of one environment."""
         self.action_space: spaces.Space[Any] = self._envs.action_space
         """Of one environment."""
-        if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
+        if not all(isinstance(part, ACTIONS) for part in _parts(self.action_space)):
             raise ValueError(
-                f"the action space is {self.action_space}: only Discrete and Box are supported"
+                f"the action space is {self.action_space}: only Discrete, Box, MultiDiscrete, "
+                "MultiBinary and flat Dicts and Tuples of these are supported"
             )
         self.obs: Any = None
         """What to act on next, `(N, ...)`; None before the first reset."""
@@ -91,13 +94,11 @@ class VectorEnv:
         self._returns[:], self._lengths[:] = 0.0, 0
         return self.obs
 
-    def step(
-        self, action: np.ndarray, extras: Mapping[str, Any] | None = None
-    ) -> tuple[Transition, Any]:
+    def step(self, action: Any, extras: Mapping[str, Any] | None = None) -> tuple[Transition, Any]:
         """Act in every environment. Returns what happened, and the observations to act on next."""
         obs = self.obs
         next_obs, reward, terminated, truncated, valid, self.obs = self._envs.step(
-            self._fit(action)
+            _fit(self.action_space, action)
         )
         self._returns += np.where(valid, reward, 0.0)
         self._lengths += valid
@@ -120,13 +121,6 @@ class VectorEnv:
             extras or {},
         )
         return transition, self.obs
-
-    def _fit(self, action: np.ndarray) -> np.ndarray:
-        """Actions that the environments accept."""
-        space = self.action_space
-        if isinstance(space, spaces.Box):
-            return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
-        return np.asarray(action, space.dtype)
 
     def close(self) -> None:
         """Release what the environments hold."""
@@ -186,14 +180,17 @@ class _Looped:
                 raise ValueError(
                     f"environments stepped together need equal spaces: {env} differs from {envs[0]}"
                 )
+        self._structured = isinstance(self.action_space, spaces.Dict | spaces.Tuple)
+        self._batch_action_space = batch_space(self.action_space, self.num_envs)
 
     def reset(self, seed: int | None) -> Any:
         seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
         return self._batch([env.reset(seed=s)[0] for env, s in zip(self.envs, seeds, strict=True)])
 
-    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+    def step(self, action: Any) -> tuple[Any, ...]:
+        actions = iterate(self._batch_action_space, action) if self._structured else action
         obs, rewards, terminations, truncations, _ = zip(
-            *(env.step(a) for env, a in zip(self.envs, action, strict=True)), strict=True
+            *(env.step(a) for env, a in zip(self.envs, actions, strict=True)), strict=True
         )
         next_obs = following = self._batch(obs)
         terminated, truncated = np.array(terminations, bool), np.array(truncations, bool)
@@ -249,7 +246,7 @@ class _Vectorized:
         self.resetting = np.zeros(self.num_envs, bool)
         return self._own(self.env.reset(seed=seed)[0])
 
-    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+    def step(self, action: Any) -> tuple[Any, ...]:
         obs, rewards, terminations, truncations, info = self.env.step(action)
         next_obs = obs = self._own(obs)
         reward = np.array(rewards, float)
@@ -317,6 +314,27 @@ class _Vectorized:
 
 _CARTPOLE = ("state", "steps", "prev_done", "low", "high")
 """What Gymnasium's CartPoleVectorEnv is made of, its generator apart."""
+
+
+ACTIONS = (spaces.Discrete, spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
+"""Action spaces that are supported, by themselves or as parts of a Dict or a Tuple."""
+
+
+def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    if isinstance(space, spaces.Dict):
+        return list(space.spaces.values())
+    return list(space.spaces) if isinstance(space, spaces.Tuple) else [space]
+
+
+def _fit(space: spaces.Space[Any], action: Any) -> Any:
+    """Actions that the environments accept."""
+    if isinstance(space, spaces.Box):
+        return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
+    if isinstance(space, spaces.Dict):
+        return {key: _fit(part, action[key]) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_fit(part, a) for part, a in zip(space.spaces, action, strict=True))
+    return np.asarray(action, space.dtype)
 
 
 def _concatenate(space: spaces.Space[Any], rows: Sequence[Any]) -> Any:

@@ -38,6 +38,50 @@ def _box(env: gymnasium.Env[Any, Any], wrapper: str) -> spaces.Box:
     return env.observation_space
 
 
+class ObserveActionMask(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Shows what the environment says of allowed actions, `info["action_mask"]`, as an observation.
+
+    Observations become a Dict of `observation` and `action_mask`, the form that PettingZoo gives
+    them; those that are Dicts get the mask beside their parts. The mask has an entry for each
+    action of a Discrete space, or for the digits of a MultiDiscrete one after the other; 1 is for
+    allowed. Policies heed it: S. Huang, S. Ontañón, "A Closer Look at Invalid Action Masking in
+    Policy Gradient Algorithms" (2020), https://arxiv.org/abs/2006.14171.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]):
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        actions, space = env.action_space, env.observation_space
+        if isinstance(actions, spaces.Discrete):
+            entries = int(actions.n)
+        elif isinstance(actions, spaces.MultiDiscrete):
+            entries = int(actions.nvec.sum())
+        else:
+            raise ValueError(f"a mask is for Discrete or MultiDiscrete actions, not {actions}")
+        mask = spaces.MultiBinary(entries)
+        self._inside = isinstance(space, spaces.Dict)
+        parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
+        self.observation_space = spaces.Dict(parts | {"action_mask": mask})
+
+    def _observe(self, obs: Any, info: dict[str, Any]) -> dict[str, Any]:
+        if "action_mask" not in info:
+            raise ValueError(f"{self.env} gives no info['action_mask']")
+        given = info["action_mask"]
+        mask = np.concatenate(given) if isinstance(given, tuple) else np.asarray(given)
+        shown = dict(obs) if self._inside else {"observation": obs}
+        return shown | {"action_mask": mask.astype(np.int8)}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._observe(obs, info), info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._observe(obs, info), reward, terminated, truncated, info
+
+
 class HideVelocity(
     gymnasium.ObservationWrapper[NDArray[Any], Any, NDArray[Any]], RecordConstructorArgs
 ):

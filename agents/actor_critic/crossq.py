@@ -91,11 +91,11 @@ class CrossQ(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.actions = self.bounded_actions()
-        self.policy = SquashedGaussian(self.actions.size)
+        self.bounds = self.bounded_actions()
+        self.policy = SquashedGaussian(self.bounds.size)
         self.actor_network = self.new_network({"policy": self.policy.head})
         heads = {"q": Head(None, members=c.critics)}
-        self.critics = self.new_network(heads, c.critic_network, self.actions.size)
+        self.critics = self.new_network(heads, c.critic_network, self.bounds.size)
         self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
         self.actor_learner = self.new_learner("actor", network=self.actor_network)
         fixed = c.temperature
@@ -111,10 +111,10 @@ class CrossQ(Agent):
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
     ) -> np.ndarray:
         if explore and self.steps < self.config.learning_starts:
-            return self.actions.anything(len(obs), rng)
+            return self.bounds.anything(len(obs), rng)
         output = self.actor_network(obs)["policy"].cpu().numpy()
         drawn = self.policy.sample(output, rng) if explore else self.policy.mode(output)
-        return self.actions.place(drawn)
+        return self.bounds.place(drawn)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """What each critic expects of actions `(B, A)` in [-1, 1], `(E, B)`."""
@@ -131,7 +131,7 @@ class CrossQ(Agent):
         step = self.critic_learner.minimize(
             self.critic_loss,
             torch.cat([obs, next_obs]),
-            torch.cat([self.actions.unit(batch.action), next_action]),
+            torch.cat([self.bounds.unit(batch.action), next_action]),
             reward,
             discount,
             self.critics.sample_noise((2 * count,), self.noise),
@@ -191,10 +191,10 @@ class CrossQ(Agent):
     def temperature_loss(self, log_prob: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """E[log α (H(π) - H̄)]: α falls where the entropy is above what it is to be."""
         c = self.config
-        held = -float(self.actions.size) if c.target_entropy is None else c.target_entropy
+        held = -float(self.bounds.size) if c.target_entropy is None else c.target_entropy
         return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}
 
     def standard_normal(self, count: int) -> Tensor:
         """Noise `(count, A)` that actions are drawn with in an update."""
-        shape = count, self.actions.size
+        shape = count, self.bounds.size
         return torch.randn(shape, generator=self.noise, device=self.device)

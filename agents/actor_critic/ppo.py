@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from agents import losses, targets
-from agents.agent import Agent, AgentConfig, Metrics
-from agents.core.distributions import policy_for
+from agents.agent import Agent, AgentConfig, Carried, Metrics
+from agents.core import acting
+from agents.core.distributions import PolicyConfig, policy_for
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.memory import Rollout
@@ -44,6 +45,8 @@ class PPOConfig(AgentConfig):
     """Weight of the value's squared error in the loss."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus in the loss."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """How actions that are numbers spread."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(shared_trunk=False))
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=3e-4, eps=1e-5, max_grad_norm=0.5)
@@ -63,21 +66,25 @@ class PPOConfig(AgentConfig):
 
 
 class PPO(Agent):
-    """Discrete and Box actions."""
+    """Actions of any kind."""
 
     name = "ppo"
     Config = PPOConfig
     config: PPOConfig
 
     def build(self) -> None:
-        self.policy = policy_for(self.action_space)
+        self.policy = policy_for(self.action_space, self.config.policy)
         self.network = self.new_network({"policy": self.policy.head, "value": "scalar"})
         self.learner = self.new_learner("ppo", network=self.network)
         self.memory = Rollout(self.config.rollout_size, device=self.device)
 
-    def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
-        output = self.network(obs, only="policy")["policy"].cpu().numpy()
-        return self.policy.sample(output, rng) if explore else self.policy.mode(output)
+    def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
+        return acting.begin(self.policy, self.network, count, rng) if explore else {}
+
+    def carry_on(
+        self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        return acting.draw(self.policy, self.network, obs, carried, explore, rng)
 
     def estimate(self, obs: Tensor) -> Tensor:
         return self.network(obs, only="value")["value"]

@@ -106,12 +106,12 @@ class SAC(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.actions = self.bounded_actions()
-        self.policy = SquashedGaussian(self.actions.size)
+        self.bounds = self.bounded_actions()
+        self.policy = SquashedGaussian(self.bounds.size)
         self.actor_network = self.new_network({"policy": self.policy.head})
         self.value = QuantileValue(c.quantiles) if c.quantiles else Value("squared")
         heads = {"q": Head(c.quantiles, members=c.critics)}
-        self.critics = self.new_network(heads, c.critic_network, self.actions.size)
+        self.critics = self.new_network(heads, c.critic_network, self.bounds.size)
         self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
         self.actor_learner = self.new_learner("actor", network=self.actor_network)
         self.target = self.new_target(self.critic_learner)
@@ -128,10 +128,10 @@ class SAC(Agent):
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
     ) -> np.ndarray:
         if explore and self.steps < self.config.learning_starts:
-            return self.actions.anything(len(obs), rng)
+            return self.bounds.anything(len(obs), rng)
         output = self.actor_network(obs)["policy"].cpu().numpy()
         drawn = self.policy.sample(output, rng) if explore else self.policy.mode(output)
-        return self.actions.place(drawn)
+        return self.bounds.place(drawn)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """What each critic expects of actions `(B, A)` in [-1, 1], `(E, B)`."""
@@ -140,7 +140,7 @@ class SAC(Agent):
     def update(self, batch: Transition) -> Metrics:
         c, count = self.config, len(batch.reward)
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
-        action, target = self.actions.unit(batch.action), self.td_target(batch, next_obs)
+        action, target = self.bounds.unit(batch.action), self.td_target(batch, next_obs)
         dropout = self.critics.sample_noise((count,), self.noise)
         step = self.critic_learner.minimize(self.critic_loss, obs, action, target, dropout)
         if not step.skipped and self.critic_learner.updates % c.policy_every == 0:
@@ -207,12 +207,12 @@ class SAC(Agent):
     def temperature_loss(self, log_prob: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """E[log α (H(π) - H̄)]: α falls where the entropy is above what it is to be."""
         c = self.config
-        held = -float(self.actions.size) if c.target_entropy is None else c.target_entropy
+        held = -float(self.bounds.size) if c.target_entropy is None else c.target_entropy
         return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}
 
     def standard_normal(self, count: int) -> Tensor:
         """Noise `(count, A)` that actions are drawn with in an update."""
-        shape = count, self.actions.size
+        shape = count, self.bounds.size
         return torch.randn(shape, generator=self.noise, device=self.device)
 
 

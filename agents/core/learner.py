@@ -231,17 +231,35 @@ class Learner:
 
         return evaluate
 
-    def hvp(self, loss: Loss, vector: Tensor, *inputs: Any) -> Tensor:
-        """The product of the loss's Hessian with a flat `vector` (Pearlmutter 1994)."""
+    def hessian(self, loss: Loss, *inputs: Any) -> Callable[[Tensor], Tensor]:
+        """The loss's Hessian here, as its product with a flat vector (Pearlmutter 1994).
+
+        The gradient is differentiated once; each product is one more backward pass through it.
+        """
         parameters = self.flat.parameters
         total = _total(loss(*inputs)[0])
         gradients = torch.autograd.grad(
             total, parameters, create_graph=True, materialize_grads=True
         )
-        directions = self.flat.split(vector).values()
-        slope = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)])
-        products = torch.autograd.grad(slope.sum(), parameters, materialize_grads=True)
-        return torch.cat([product.reshape(-1) for product in products])
+
+        def product(vector: Tensor) -> Tensor:
+            directions = tuple(self.flat.split(vector).values())
+            with torch.enable_grad():
+                products = torch.autograd.grad(
+                    gradients,
+                    parameters,
+                    directions,
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            return torch.cat([part.reshape(-1) for part in products])
+
+        return product
+
+    def hvp(self, loss: Loss, vector: Tensor, *inputs: Any) -> Tensor:
+        """The product of the loss's Hessian with one flat `vector`."""
+        return self.hessian(loss, *inputs)(vector)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, moments and counters: all that later steps depend on."""

@@ -26,6 +26,10 @@ from agents.core.initialization import Init
 from agents.core.residual import LayerNorm, ResidualBlock
 from agents.core.spaces import Observations
 
+LEAST_VARIANCE = 1e-6
+"""Added to the variance of noise that is made of features: these may all be 0."""
+FORBIDDEN = -1e8
+"""The logit of an action that is not allowed; no -inf, which would make NaN of 0 log 0."""
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid"]
 
 
@@ -127,6 +131,14 @@ class Head:
     """Scale of the initial weights; 0.01 begins a policy close to uniform."""
     log_std: float | None = None
     """If given, a trained vector beginning at this value is appended: `(..., 2 size)`."""
+    log_stds: int | None = None
+    """The length of that vector, where it is not `size`."""
+    gsde: bool = False
+    """What is appended is the log standard deviation of noise φ(s) ε, ε drawn with a standard
+    deviation for each feature and number that begins at exp(log_std) (Raffin et al. 2022)."""
+    masked: bool = False
+    """Where the observation has an `action_mask`, the numbers of actions that it forbids are
+    `FORBIDDEN`: their probability is 0, and so is their gradient."""
     atoms: int | None = None
     """Numbers for each action: probabilities of a support, or quantiles."""
     cosines: int = 0
@@ -144,6 +156,9 @@ class Head:
             raise ValueError(f"members is {self.members}: an ensemble has 1 or more")
         for name, neutral in (
             ("log_std", None),
+            ("log_stds", None),
+            ("gsde", False),
+            ("masked", False),
             ("atoms", None),
             ("cosines", 0),
             ("dueling", False),
@@ -230,6 +245,7 @@ class Network(nn.Module):
         """Trunks, those of an ensemble's members counted each."""
         counts = [spec.members or 1 for spec in specs.values()]
         self._counts = counts if max(counts) > 1 else None
+        self._masked = _masked(self.observations, specs)
 
     def forward(
         self,
@@ -239,6 +255,7 @@ class Network(nn.Module):
         tau: Tensor | None = None,
         action: Tensor | None = None,
         statistics: dict[str, Tensor] | None = None,
+        gsde: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The heads' outputs for observations `(..., size)`; with `only` just that head's.
 
@@ -249,7 +266,30 @@ class Network(nn.Module):
         Given a dict for its `statistics`, a network with batch_renorm normalises over this batch,
         and puts in the dict what its buffers become by it, by name: the loss hands that back in
         its aux, and the learner commits it. Without, it normalises by the buffers.
+        `gsde` `(..., features, size)` are standard normal factors that move the means of a head
+        with `gsde`.
         """
+        outputs = self._outputs(obs, noise, only, tau, action, statistics, gsde)
+        if self._masked:
+            mask = self.observations.mask
+            for name in self._masked & outputs.keys():
+                outputs[name] = torch.where(obs[..., mask] > 0, outputs[name], FORBIDDEN)
+        return outputs
+
+    def features(self, head: str) -> int:
+        """How many features a head reads."""
+        return int(self.heads[head].inputs)  # type: ignore[arg-type]
+
+    def _outputs(
+        self,
+        obs: Tensor,
+        noise: Sequence[Tensor] | None,
+        only: str | None,
+        tau: Tensor | None,
+        action: Tensor | None,
+        statistics: dict[str, Tensor] | None,
+        gsde: Tensor | None,
+    ) -> dict[str, Tensor]:
         x = self.observations.expand(obs)
         heads = self.heads.items() if only is None else ((only, self.heads[only]),)
         if self.shared:
@@ -259,7 +299,7 @@ class Network(nn.Module):
             if self.config.noisy and noise:
                 noise_of = dict(zip(self.heads, noise[-len(self.heads) :], strict=True))
                 return {name: head(features, noise_of[name], tau) for name, head in heads}
-            return {name: head(features, None, tau, True) for name, head in heads}
+            return {name: head(features, None, tau, True, gsde) for name, head in heads}
         lead, members = x.shape[:-1], self.trunks
         if len(lead) != 1:
             x = x.reshape(-1, x.shape[-1])
@@ -277,7 +317,7 @@ class Network(nn.Module):
         else:  # an ensemble's features stay one stack
             parts = [part.squeeze(0) for part in stacked.split(self._counts)]
         features_of = dict(zip(self.heads, parts, strict=True))
-        return {name: head(features_of[name], None, tau) for name, head in heads}
+        return {name: head(features_of[name], None, tau, False, gsde) for name, head in heads}
 
     def _through_trunk(
         self, x: Tensor, noise: Sequence[Tensor] | None, statistics: dict[str, Tensor] | None
@@ -396,7 +436,8 @@ class _HeadLayer(Dense):
         self.head = head
         self.log_std = self.embedding = None
         if head.log_std is not None:
-            self.log_std = nn.Parameter(torch.full((size,), head.log_std))
+            shape = (inputs, size) if head.gsde else (head.log_stds or size,)
+            self.log_std = nn.Parameter(torch.full(shape, head.log_std))
         if head.cosines:
             names = (f"{name}.embedding",)
             self.embedding = Dense(head.cosines, inputs, names, config.init, 2**0.5, generator)
@@ -409,6 +450,7 @@ class _HeadLayer(Dense):
         noise: Tensor | None = None,
         tau: Tensor | None = None,
         shared: bool = False,
+        gsde: Tensor | None = None,
     ) -> Tensor:
         head = self.head
         if self.embedding is not None and tau is not None:
@@ -425,8 +467,14 @@ class _HeadLayer(Dense):
             y = y.unsqueeze(0)
         if head.size is None:
             return y.squeeze(-1)
+        if self.log_std is not None and head.gsde:
+            features, std = x.detach(), self.log_std.exp()  # the features are not learned from it
+            if gsde is not None:
+                y = y + (features.unsqueeze(-2) @ (std * gsde)).squeeze(-2)
+            variance = features.square() @ std.square()
+            return torch.cat([y, 0.5 * torch.log(variance + LEAST_VARIANCE)], dim=-1)
         if self.log_std is not None:
-            return torch.cat([y, self.log_std.expand_as(y)], dim=-1)
+            return torch.cat([y, self.log_std.expand(*y.shape[:-1], -1)], dim=-1)
         if head.atoms is not None:
             y = y.unflatten(-1, (-1, head.atoms))
         elif head.cosines:
@@ -448,6 +496,21 @@ def _joined(features: Tensor, action: Tensor) -> Tensor:
 def _factors(drawn: Tensor, sizes: list[int]) -> list[Tensor]:
     """f(x) = sgn(x) √|x| of standard normal noise, a vector for each layer."""
     return list((drawn.sign() * drawn.abs().sqrt()).split(sizes))
+
+
+def _masked(observations: Observations, specs: Mapping[str, Head]) -> frozenset[str]:
+    """The heads that heed the observation's mask. Raises ValueError where it does not fit one."""
+    if observations.mask is None:
+        return frozenset()
+    names = frozenset(name for name, spec in specs.items() if spec.masked)
+    entries = observations.mask.stop - observations.mask.start
+    for name in names:
+        if specs[name].size != entries:
+            raise ValueError(
+                f"the observation's action_mask has {entries} entries, but there are "
+                f"{specs[name].size} actions to allow or forbid"
+            )
+    return names
 
 
 def _as_head(spec: Head | int | str) -> Head:

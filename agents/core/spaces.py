@@ -1,4 +1,4 @@
-"""Spaces at the agent's boundary: every observation becomes one flat vector and back to features.
+"""Spaces at the agent's boundary: every observation and action becomes one flat vector, and back.
 
 An observation is stored compactly (a Discrete one is its index) and expanded to features
 (one-hot) only inside the network, so that a memory of a 500-state task holds one column, not 500.
@@ -7,6 +7,7 @@ An image keeps its bytes in the same way and is scaled to [0, 1] inside the netw
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,10 @@ class Observations:
         """Features the network reads."""
         self.numeric = np.array([not categories for categories in columns])
         """Which columns are quantities (and may be normalised) rather than categories."""
+        self.mask = _mask(space)
+        """The columns of a Dict's `action_mask`, in which 1 is for an action that is allowed."""
+        if self.mask is not None:
+            self.numeric[self.mask] = False
         highs = {_highest_byte(part) for part in self.parts}
         self.dtype: Any = np.float32 if len(highs) > 1 or None in highs else np.uint8
         """Purely uint8 or bool observations are kept as uint8, in a quarter of the memory."""
@@ -181,6 +186,20 @@ def _columns(space: spaces.Space[Any]) -> list[int]:
     )
 
 
+def _mask(space: spaces.Space[Any]) -> slice | None:
+    if not isinstance(space, spaces.Dict) or "action_mask" not in space.spaces:
+        return None
+    start = 0
+    for key, part in space.spaces.items():
+        size = len(_columns(part))
+        if key == "action_mask":
+            break
+        start += size
+    if any(_columns(part)):
+        raise ValueError(f"action_mask is {part}: use a MultiBinary or a Box of 0 and 1")
+    return slice(start, start + size)
+
+
 def _highest_byte(space: spaces.Space[Any]) -> int | None:
     """The highest value of a space whose values fit in a byte: 255 for pixels, 1 for bool."""
     if isinstance(space, spaces.Box) and space.dtype in (np.uint8, np.bool_):
@@ -207,3 +226,63 @@ def _runs(columns: list[int]) -> list[tuple[int, int, int]]:
         else:
             runs.append((i, i + 1, categories))
     return runs
+
+
+class Actions:
+    """How the actions of a space are stored as vectors, and given back in its own structure.
+
+    A Discrete action is stored as its index from 0; others as vectors `(columns,)`, whole numbers
+    where all parts are, else float32. Supports what a policy does, see `policy_for`.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.space = space
+        parts = [space]
+        if isinstance(space, spaces.Dict):
+            parts = list(space.spaces.values())
+        elif isinstance(space, spaces.Tuple):
+            parts = list(space.spaces)
+        self.parts = parts
+        sizes = [math.prod(part.shape or ()) for part in parts]
+        self.shape = () if isinstance(space, spaces.Discrete) else (sum(sizes),)
+        """Of a stored action."""
+        numbers = any(isinstance(part, spaces.Box) for part in parts)
+        self.dtype: Any = np.float32 if numbers else np.int64
+        self._stops = np.cumsum(sizes)[:-1]
+
+    def flatten(self, action: Any) -> np.ndarray:
+        """A batch of actions `(N, ...)` as they are stored, `(N, *shape)`."""
+        values = _values(self.space, action)
+        columns = [
+            (np.asarray(value) - _start(part)).astype(self.dtype)
+            for part, value in zip(self.parts, values, strict=True)
+        ]
+        if not self.shape:
+            return columns[0]
+        return np.concatenate([c.reshape(len(c), -1) for c in columns], axis=-1)
+
+    def unflatten(self, stored: np.ndarray, fit: bool = False) -> Any:
+        """Stored actions `(..., *shape)` in the space's structure, each array `(..., *its own)`.
+
+        With `fit` numbers are clipped to their bounds, and all have the space's dtypes.
+        """
+        if not self.shape:
+            return stored + _start(self.space)
+        lead = stored.shape[:-1]
+        values = []
+        pieces = np.split(stored, self._stops, axis=-1) if len(self.parts) > 1 else [stored]
+        for part, piece in zip(self.parts, pieces, strict=True):
+            value = piece.reshape((*lead, *(part.shape or ())))
+            if not isinstance(part, spaces.Box):
+                value = value.astype(part.dtype) + _start(part)
+            elif fit:
+                value = np.clip(value, part.low, part.high).astype(part.dtype)
+            values.append(value[()])
+        if isinstance(self.space, spaces.Dict):
+            return dict(zip(self.space.spaces, values, strict=True))
+        return tuple(values) if isinstance(self.space, spaces.Tuple) else values[0]
+
+
+def _start(space: spaces.Space[Any]) -> Any:
+    """What a space counts from."""
+    return space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else 0

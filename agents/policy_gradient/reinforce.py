@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from agents import losses, targets
-from agents.agent import Agent, AgentConfig, Metrics
-from agents.core.distributions import policy_for
+from agents.agent import Agent, AgentConfig, Carried, Metrics
+from agents.core import acting
+from agents.core.distributions import PolicyConfig, policy_for
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.memory import Rollout
@@ -35,6 +36,8 @@ class REINFORCEConfig(AgentConfig):
     """Weight of the baseline's squared error in the loss."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus in the loss."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """How actions that are numbers spread."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(shared_trunk=True))
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, stats_every=1)  # its updates are rare
@@ -48,14 +51,14 @@ class REINFORCEConfig(AgentConfig):
 
 
 class REINFORCE(Agent):
-    """Discrete and Box actions. Without a baseline a truncated episode counts as ended."""
+    """Actions of any kind. Without a baseline a truncated episode counts as ended."""
 
     name = "reinforce"
     Config = REINFORCEConfig
     config: REINFORCEConfig
 
     def build(self) -> None:
-        self.policy = policy_for(self.action_space)
+        self.policy = policy_for(self.action_space, self.config.policy)
         heads = {"policy": self.policy.head}
         self.network = self.new_network(
             heads | ({"value": "scalar"} if self.config.baseline else {})
@@ -63,9 +66,13 @@ class REINFORCE(Agent):
         self.learner = self.new_learner("reinforce", network=self.network)
         self.memory = Rollout(episodes=self.config.episodes_per_update, device=self.device)
 
-    def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
-        output = self.network(obs, only="policy")["policy"].cpu().numpy()
-        return self.policy.sample(output, rng) if explore else self.policy.mode(output)
+    def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
+        return acting.begin(self.policy, self.network, count, rng) if explore else {}
+
+    def carry_on(
+        self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        return acting.draw(self.policy, self.network, obs, carried, explore, rng)
 
     def estimate(self, obs: Tensor) -> Tensor | None:
         return self.network(obs, only="value")["value"] if self.config.baseline else None

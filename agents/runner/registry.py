@@ -12,6 +12,7 @@ from agents.actor_critic.crossq import CrossQ
 from agents.actor_critic.ppo import PPO
 from agents.actor_critic.sac import REDQ, SAC, TQC, DroQ
 from agents.actor_critic.td3 import DDPG, TD3
+from agents.actor_critic.trpo import NPG, TRPO
 from agents.agent import Agent
 from agents.core.files import CheckpointError, read_arrays
 from agents.policy_gradient.reinforce import REINFORCE
@@ -27,7 +28,7 @@ from agents.sarsa.stream_sarsa import StreamSARSA
 AGENTS: dict[str, type[Agent]] = {
     cls.name: cls
     for cls in (
-        *(REINFORCE, A2C, PPO),
+        *(REINFORCE, A2C, PPO, TRPO, NPG),
         *(DDPG, TD3, SAC, TQC, REDQ, DroQ, CrossQ),
         *(DQN, C51, QRDQN, IQN, Rainbow, BootstrappedDQN, PQN, StreamQ),
         *(SARSA, ExpectedSARSA, StreamSARSA),

@@ -25,7 +25,7 @@ def agent(cls):
     """An agent that has learned a little, normalisers included."""
     tasks = envs.make(task(cls), num_envs=4)
     dense = {"hidden_sizes": (16, 16), "init": "orthogonal"}  # tells observations apart at once
-    agent = small(cls, tasks, seed=4, normalize_obs=True, normalize_reward=True, network=dense)
+    agent = small(cls, tasks, seed=3, normalize_obs=True, normalize_reward=True, network=dense)
     for batch in islice(batches(agent, tasks), 5):
         agent.update(batch)
     return agent
@@ -36,7 +36,7 @@ def test_a_saved_agent_acts_the_same(agent, tmp_path):
     loaded = agents.load(tmp_path / "agent.safetensors")
     assert type(loaded) is type(agent)
     assert loaded.config == agent.config
-    assert (loaded.seed, loaded.steps) == (4, agent.steps)
+    assert (loaded.seed, loaded.steps) == (3, agent.steps)
     assert weights(loaded).equal(weights(agent))
     actions = agent.act(OBSERVATIONS)
     assert len(np.unique(actions)) > 1  # else the comparison would say nothing

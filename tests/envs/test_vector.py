@@ -59,10 +59,16 @@ class Lottery(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> Any:
         self.seen.append(action)
         self.at += 1
-        reward = 0.1 * self.ticket + float(np.sum(action)) + self.np_random.normal()
+        reward = 0.1 * self.ticket + amount(action) + self.np_random.normal()
         over = self.at == self.length
         ends = bool(over and self.ticket % 2)
         return self.observe(), reward, ends, bool(over and not ends), {}
+
+
+def amount(action: Any) -> float:
+    """The sum of all numbers in an action."""
+    parts = action.values() if isinstance(action, dict) else action
+    return float(sum(map(np.sum, parts)) if isinstance(action, dict | tuple) else np.sum(action))
 
 
 def policy(obs: Any) -> int:
@@ -358,6 +364,57 @@ def test_what_a_step_pays_that_is_no_transition_is_not_in_the_return() -> None:
         assert returns == [2.0] * 6
 
 
+STRUCTURED: dict[str, tuple[spaces.Space[Any], Any, list[Any]]] = {
+    "multi_discrete": (
+        spaces.MultiDiscrete([3, 2], start=[1, 0]),
+        np.array([[1, 0], [3, 1]]),
+        [[1, 0], [3, 1]],
+    ),
+    "multi_binary": (spaces.MultiBinary(2), np.array([[1, 0], [0, 1]]), [[1, 0], [0, 1]]),
+    "dict": (
+        spaces.Dict({"go": spaces.Box(-1, 1, (2,)), "what": spaces.Discrete(3, start=4)}),
+        {"go": np.array([[5.0, 0.5], [-5.0, 0.0]]), "what": np.array([4, 6])},
+        [{"go": [1.0, 0.5], "what": 4}, {"go": [-1.0, 0.0], "what": 6}],
+    ),
+    "tuple": (
+        spaces.Tuple([spaces.Discrete(2), spaces.MultiBinary(2)]),
+        (np.array([0, 1]), np.array([[1, 1], [0, 1]])),
+        [(0, [1, 1]), (1, [0, 1])],
+    ),
+}
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_every_environment_is_given_its_part_of_an_action(name: str, vectorized: bool) -> None:
+    space, action, parts = STRUCTURED[name]
+    singles = [Lottery("box", space), Lottery("box", space)]
+    makers = [lambda env=env: env for env in singles]
+    with VectorEnv(SyncVectorEnv(makers) if vectorized else singles) as tasks:
+        tasks.reset(3)
+        transition, _ = tasks.step(action)
+        assert transition.action is action
+        for env, part in zip(singles, parts, strict=True):
+            assert env.seen[-1] in space
+            assert as_lists(env.seen[-1]) == part
+        for _ in range(5):
+            tasks.step(action)
+        arrays, tree = split_state(tasks.state_dict())
+        state = join_state(arrays, json.loads(json.dumps(tree)))
+        following = [rows(tasks, tasks.step(action)[1]) for _ in range(6)]
+        tasks.reset(99)
+        assert np.all(tasks.load_state_dict(state))
+        assert equal([rows(tasks, tasks.step(action)[1]) for _ in range(6)], following)
+
+
+def as_lists(action: Any) -> Any:
+    if isinstance(action, dict):
+        return {key: as_lists(part) for key, part in action.items()}
+    if isinstance(action, tuple):
+        return tuple(as_lists(part) for part in action)
+    return np.asarray(action).tolist()
+
+
 # What is refused --------------------------------------------------------------------------------
 
 
@@ -366,8 +423,10 @@ def test_what_cannot_be_stepped_is_refused() -> None:
         VectorEnv([])
     with pytest.raises(ValueError, match="equal spaces"):
         VectorEnv([Lottery("box"), Lottery("dict")])
-    with pytest.raises(ValueError, match=r"MultiDiscrete.*only Discrete and Box"):
-        VectorEnv(Lottery("box", spaces.MultiDiscrete([2, 2])))
+    nested = spaces.Dict({"inner": spaces.Dict({"deep": ACTIONS})})
+    for actions in (spaces.Text(5), nested, spaces.Tuple([ACTIONS, spaces.Text(5)])):
+        with pytest.raises(ValueError, match=r"the action space is .*: only Discrete, Box, Multi"):
+            VectorEnv(Lottery("box", actions))
     silent = SyncVectorEnv([Lottery])
     silent.metadata = {}
     with pytest.raises(ValueError, match=r"does not tell.*AutoresetMode\.SAME_STEP"):
