@@ -74,7 +74,7 @@ def learned(agent, observations):
 def at_random(agent):
     """A policy that leaves out no action."""
     if not chooses(type(agent)):
-        return lambda obs, carried, explore, rng: agent.actions.anything(len(obs), rng)
+        return lambda obs, carried, explore, rng: agent.bounds.anything(len(obs), rng)
     count = agent.discrete_actions()
     return lambda obs, carried, explore, rng: rng.integers(count, size=len(obs))
 
