@@ -80,7 +80,8 @@ class Agent:
       `new_target`;
     - `choose(obs, explore, rng)`: actions for a batch of observations; if they depend on what an
       episode carries along, `begin` and `carry_on` in its place;
-    - `update(batch)`: one round of learning from what the memory yields.
+    - `update(batch)`: one round of learning from what the memory yields;
+    - `estimate(obs)`, if it has a critic: what it says of observations.
 
     Raises ValueError for a space or a config that the agent does not support.
     """
@@ -152,6 +153,14 @@ class Agent:
     ) -> np.ndarray:
         """`choose` with what `begin` gave these episodes, which may be changed in place."""
         return self.choose(obs, explore, rng)
+
+    def estimate(self, obs: Tensor) -> Tensor | None:
+        """The discounted return that the agent expects from here when it acts greedily, `(N,)`.
+
+        From observations `(N, size)`, in the units of the rewards it learns from; None if it has no
+        critic. What it carries through an episode is unknown here.
+        """
+        return None
 
     def update(self, batch: Transition) -> Metrics:
         """Learn from a batch of the memory's. Returns the agent's own scalars."""
@@ -229,6 +238,12 @@ class Agent:
             )
         return int(self.action_space.n)
 
+    def learned(self, reward: np.ndarray) -> np.ndarray:
+        """Rewards of the environment as the agent learns from them now, clipped and scaled."""
+        if self.config.clip_reward:
+            reward = np.where(np.isfinite(reward), np.sign(reward), reward)
+        return reward if self.reward_scaler is None else reward * self.reward_scaler.scale
+
     def scaled(self, reward: Tensor) -> Tensor:
         """Rewards as the agent learns from them."""
         return reward if self.reward_scaler is None else reward * self.reward_scaler.scale
@@ -269,6 +284,15 @@ class Agent:
     def actor(self, num_envs: int, explore: bool = True, seed: int = 0) -> Actor:
         """What steps `num_envs` environments with this agent."""
         return Actor(self, num_envs, explore, seed)
+
+    @torch.inference_mode()
+    def expected_return(self, obs: Any) -> np.ndarray | None:
+        """`estimate` for a batch of the environment's observations, `(N,)`."""
+        flat = self.observations.flatten(obs)
+        if self.obs_normalizer is not None:
+            flat = self.obs_normalizer(flat)
+        value = self.estimate(torch.from_numpy(flat).to(self.device))
+        return None if value is None else value.cpu().numpy()
 
     @torch.inference_mode()
     def _act(

@@ -68,6 +68,7 @@ class Traces:
         earlier = self.by_env.get(env)
         trace = gradient.clone() if earlier is None else torch.addcmul(gradient, decay, earlier)
         terms = {"td": 0.5 * delta.square()}
+        aux = {**aux, "td_error": delta.reshape(1), "prediction": aux["q"].reshape(1)}
         if self.kappa is None:
             direction = delta * trace
         else:

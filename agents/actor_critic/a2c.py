@@ -66,6 +66,9 @@ class A2C(Agent):
         output = self.network(obs, only="policy")["policy"].cpu().numpy()
         return self.policy.sample(output, rng) if explore else self.policy.mode(output)
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.network(obs, only="value")["value"]
+
     def update(self, batch: Transition) -> Metrics:
         with torch.no_grad():
             value = self.network(batch.obs, only="value")["value"]
@@ -99,4 +102,5 @@ class A2C(Agent):
         }
         if self.config.entropy_weight:
             terms["entropy"] = -self.config.entropy_weight * entropy
-        return terms, {"policy_entropy": entropy.detach()}
+        aux = {"prediction": output["value"].detach(), "target": returns}
+        return terms, aux | {"policy_entropy": entropy.detach()}

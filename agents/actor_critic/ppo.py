@@ -79,6 +79,9 @@ class PPO(Agent):
         output = self.network(obs, only="policy")["policy"].cpu().numpy()
         return self.policy.sample(output, rng) if explore else self.policy.mode(output)
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.network(obs, only="value")["value"]
+
     def update(self, batch: Transition) -> Metrics:
         # The weights are still those that acted: they give the old log-probabilities and values.
         # A row keeps its dropout mask in all epochs: the ratio begins at 1 (Hausknecht & Wagener
@@ -154,7 +157,8 @@ class PPO(Agent):
         }
         if c.entropy_weight:
             terms["entropy"] = -c.entropy_weight * self.policy.entropy(output["policy"]).mean()
-        return terms, {"log_ratio": log_ratio.detach()}
+        aux = {"prediction": output["value"].detach(), "target": returns}
+        return terms, aux | {"log_ratio": log_ratio.detach()}
 
 
 def kl(log_ratio: Tensor) -> Tensor:

@@ -85,6 +85,14 @@ class Gaussian:
 Distribution = Categorical | Gaussian
 
 
+def largest_entropy(space: spaces.Space[Any]) -> float:
+    """The entropy of the policy that does everything equally often, in nats; nan for Box actions.
+
+    A density has no largest entropy that tells how much at random it acts.
+    """
+    return math.log(space.n) if isinstance(space, spaces.Discrete) else math.nan
+
+
 def policy_for(space: spaces.Space[Any], initial_log_std: float = 0.0) -> Distribution:
     """The distribution of a policy over the actions of `space`.
 

@@ -67,7 +67,9 @@ class Learner:
         self.config = config
         self.modules = dict(modules)
         self.flat = FlatParameters(modules)
-        self.statistics = GradientStatistics(modules, self.flat, config.stats_every, config.betas)
+        self.statistics = GradientStatistics(
+            modules, self.flat, config.stats_every, config.betas, config.max_grad_norm
+        )
         self.updates = 0
         self.skipped = 0
         self.env_steps = 0
@@ -163,7 +165,7 @@ class Learner:
             self._decaying.mul_(1.0 - step.lr * self.config.decay)
         optimizers.step(self.config, self.flat.vector, direction, self.moments, step.lr)
         if recording:
-            step.record = self.statistics.after(self.moments, step.grad_norm, step.update)
+            step.record = self.statistics.after(self.moments, step.grad_norm, step.update, step.aux)
 
     @property
     def _decaying(self) -> Tensor:

@@ -67,6 +67,9 @@ class REINFORCE(Agent):
         output = self.network(obs, only="policy")["policy"].cpu().numpy()
         return self.policy.sample(output, rng) if explore else self.policy.mode(output)
 
+    def estimate(self, obs: Tensor) -> Tensor | None:
+        return self.network(obs, only="value")["value"] if self.config.baseline else None
+
     def update(self, batch: Transition) -> Metrics:
         value, next_value = self.baseline(batch.obs), self.baseline(batch.next_obs)
         returns = targets.discounted_returns(
@@ -94,9 +97,11 @@ class REINFORCE(Agent):
         log_prob = self.policy.log_prob(output["policy"], action)
         entropy = self.policy.entropy(output["policy"]).mean()
         terms = {"policy": losses.policy_gradient(log_prob, advantage).mean()}
+        aux = {"policy_entropy": entropy.detach()}
         if self.config.baseline:
             error = losses.squared(output["value"], returns).mean()
             terms["value"] = self.config.value_weight * error
+            aux |= {"prediction": output["value"].detach(), "target": returns}
         if self.config.entropy_weight:
             terms["entropy"] = -self.config.entropy_weight * entropy
-        return terms, {"policy_entropy": entropy.detach()}
+        return terms, aux

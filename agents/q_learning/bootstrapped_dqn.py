@@ -118,6 +118,9 @@ class BootstrappedDQN(Agent):
             return self.q_values(obs).argmax(-1).cpu().numpy()
         return self.q(obs).argmax(-1).cpu().numpy()[carried["member"], np.arange(len(obs))]
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.q_values(obs).amax(-1)
+
     def update(self, batch: Transition) -> Metrics:
         c = self.config
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
@@ -158,6 +161,7 @@ class BootstrappedDQN(Agent):
         aux = {
             "q": q.detach().mean(),
             "q_spread": q.detach().std(0).mean(),  # what there still is to explore, as they see it
+            "prediction": q.detach(),
             "td_error": (target - q).detach(),
         }
         return {"td": (mask * error(q, target)).mean()}, aux

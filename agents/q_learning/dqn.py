@@ -172,6 +172,9 @@ class DQN(Agent):
         tau = self.value.fixed_fractions(obs.device)
         return self.value.expectation(self.network(obs, noise, tau=tau)["q"])
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.q_values(obs).amax(-1)
+
     def update(self, batch: Transition) -> Metrics:
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
         target = self.td_target(batch, obs, next_obs)
@@ -218,8 +221,9 @@ class DQN(Agent):
         if weight is not None:
             error = weight * error
         detached = taken.detach()
-        q = self.value.expectation(detached).mean()
-        return {"td": error.mean()}, {"q": q, "td_error": self.value.error(detached, target)}
+        q = self.value.expectation(detached)
+        aux = {"prediction": q, "td_error": self.value.error(detached, target), "q": q.mean()}
+        return {"td": error.mean()}, aux
 
 
 # DQN by other names: each only says where it begins. -------------------------------------------

@@ -87,6 +87,9 @@ class PQN(Agent):
         q = self.network(obs)["q"].cpu().numpy()
         return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.network(obs)["q"].amax(-1)
+
     def update(self, batch: Transition) -> Metrics:
         c, columns = self.config, (batch.obs, batch.action, self.returns(batch))
         obs, action, target = (x[batch.valid] for x in columns)
@@ -124,5 +127,6 @@ class PQN(Agent):
         self, obs: Tensor, action: Tensor, target: Tensor, noise: list[Tensor] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         q = targets.action_value(self.network(obs, noise)["q"], action)
-        aux = {"q": q.detach().mean(), "td_error": (target - q).detach()}
+        prediction = q.detach()
+        aux = {"q": prediction.mean(), "prediction": prediction, "target": target}
         return {"td": losses.squared(q, target).mean()}, aux

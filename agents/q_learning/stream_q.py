@@ -81,6 +81,9 @@ class StreamQ(Agent):
         q = self.network(obs)["q"].cpu().numpy()
         return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.network(obs)["q"].amax(-1)
+
     def update(self, batch: Transition) -> Metrics:
         obs = torch.cat([batch.obs, batch.next_obs])
         noise = self.network.sample_noise((2,), self.noise)

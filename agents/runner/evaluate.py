@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -24,6 +25,11 @@ class Evaluation:
     """Steps of each episode, `(episodes,)`."""
     seconds: float = 0.0
     """Wall time it took."""
+    discounted: np.ndarray | None = None
+    """Discounted return of each episode in the rewards that the agent learns from, `(episodes,)`;
+    one that was cut off goes on with what the agent estimates there. nan without a critic."""
+    estimates: np.ndarray | None = None
+    """What the agent estimated of that at each episode's first observation, `(episodes,)`."""
 
     @property
     def episodes(self) -> int:
@@ -49,6 +55,16 @@ class Evaluation:
     def max(self) -> float:
         """The highest return."""
         return float(self.returns.max())
+
+    @property
+    def discounted_return(self) -> float:
+        """Mean discounted return; nan without a critic."""
+        return math.nan if self.discounted is None else float(self.discounted.mean())
+
+    @property
+    def value_estimate(self) -> float:
+        """Mean estimate of it; nan without a critic."""
+        return math.nan if self.estimates is None else float(self.estimates.mean())
 
     def __str__(self) -> str:
         return (
@@ -80,8 +96,8 @@ def evaluate(
         _play(agent, envs, min(envs.num_envs, episodes - first), seed + first, max_episode_steps)
         for first in range(0, episodes, envs.num_envs)
     ]
-    returns, lengths = (np.concatenate(parts) for parts in zip(*rounds, strict=True))
-    return Evaluation(returns, lengths, time.perf_counter() - began)
+    returns, lengths, *values = (np.concatenate(parts) for parts in zip(*rounds, strict=True))
+    return Evaluation(returns, lengths, time.perf_counter() - began, *values)
 
 
 def require_vector_env(envs: VectorEnv) -> None:
@@ -95,11 +111,18 @@ def require_vector_env(envs: VectorEnv) -> None:
 
 def _play(
     agent: Agent, envs: VectorEnv, count: int, seed: int, max_episode_steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """One episode in each of the first `count` environments: their returns and lengths."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One episode in each of the first `count` environments.
+
+    Their returns, lengths, discounted returns and the agent's estimates of these.
+    """
     obs = envs.reset(seed)
     actor = agent.actor(envs.num_envs, explore=False, seed=seed)
     returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
+    discounted, weight = np.zeros(envs.num_envs), np.ones(envs.num_envs)
+    nothing = np.full(envs.num_envs, math.nan)
+    first = agent.expected_return(obs)
+    estimates = nothing if first is None else first
     playing = np.arange(envs.num_envs) < count
     for _ in range(max_episode_steps):
         action, extras = actor.act(obs)
@@ -107,7 +130,17 @@ def _play(
         actor.reset(transition.done)
         returns[playing] += transition.reward[playing]
         lengths += playing
+        if first is not None:
+            cut = playing & ~transition.terminated
+            cut &= transition.truncated | (lengths == max_episode_steps)
+            discounted[playing] += (weight * agent.learned(transition.reward))[playing]
+            weight *= agent.config.gamma
+            if cut.any():
+                rest = agent.expected_return(transition.next_obs)
+                discounted[cut] += (weight * (nothing if rest is None else rest))[cut]
         playing &= ~transition.done
         if not playing.any():
             break
-    return returns[:count], lengths[:count]
+    if first is None:
+        discounted = nothing
+    return returns[:count], lengths[:count], discounted[:count], estimates[:count]

@@ -14,20 +14,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agents.agent import Metrics
+from agents.core.distributions import largest_entropy
 from agents.core.gradients import Record
 from agents.core.learner import Learner, Step
+from agents.runner.columns import EPISODES, EVALUATIONS, GRADIENTS, UPDATES
 from agents.runner.evaluate import Evaluation
+from agents.runner.experience import Experience
 from agents.runner.table import Mirror, Table
 from agents.runner.train import Callback, Run
 from envs.transition import Transition
 
-EPISODES = ("step", "episode", "return", "length", "seconds")
-EVALUATIONS = ("step", "episodes", "mean_return", "std_return", "min_return", "max_return")
-UPDATES = (
-    *("step", "update", "learner", "loss", "grad_norm", "grad_norm_max"),
-    *("clipped", "skipped", "lr", "cosine", "snr", "nonfinite"),
-)
 LEAST_ROWS = 200
 """A run is divided into so many parts, and each in which a learner made an update has a row."""
 DOUBLE_AFTER = 2000
@@ -39,7 +38,7 @@ Cells = dict[str, list[float]]  # name -> [sum, how many]
 
 
 class Recorder(Callback):
-    """Writes a run's CSV files into `folder`.
+    """Writes a run's CSV files into `folder`; `agents.runner.columns` says what is in them.
 
     `updates.csv` has a row for each learner every `log_every` of its updates (the interval doubles
     after 2000 rows), or once 1/200 of the run's steps have passed, if that is sooner: means over
@@ -59,12 +58,19 @@ class Recorder(Callback):
         self.episodes = 0
         self.intervals: dict[str, Interval] = {}
         self.metrics: Cells = {}
+        self.experience: Experience | None = None
+        self._seen: Mapping[str, Any] | None = None
         self.pending: list[dict[str, Any]] = []
         """Rows of updates.csv that wait for the agent's metrics, or for another learner's names."""
-        columns = {"episodes": EPISODES, "evaluations": EVALUATIONS}
+        columns = {
+            "episodes": tuple(EPISODES),
+            "updates": None,  # they end with names of the agent's own
+            "gradients": tuple(GRADIENTS),
+            "evaluations": tuple(EVALUATIONS),
+        }
         self._tables = {
-            name: Table(self.folder / f"{name}.csv", columns.get(name), mirror)
-            for name in ("episodes", "updates", "gradients", "evaluations")
+            name: Table(self.folder / f"{name}.csv", known, mirror)
+            for name, known in columns.items()
         }
         self._seconds = 0.0
         self._began = time.perf_counter()
@@ -72,6 +78,9 @@ class Recorder(Callback):
     def started(self, run: Run) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._began = time.perf_counter() - self._seconds
+        self.experience = Experience(run.agent)
+        if self._seen is not None:
+            self.experience.load_state_dict(self._seen)
         for name in run.agent.learners:
             self.intervals.setdefault(name, Interval(began=run.agent.steps))
         for table in self._tables.values():
@@ -92,16 +101,22 @@ class Recorder(Callback):
             self._write_updates(run)
 
     def stepped(self, run: Run, transition: Transition) -> None:
+        assert self.experience is not None  # `started` made it
+        self.experience.add(transition)
         if run.envs.episodes:
             seconds = round(time.perf_counter() - self._began, 3)
-            for _, total, length in run.envs.episodes:
+            for env, total, length in run.envs.episodes:
                 self.episodes += 1
-                row = (run.agent.steps, self.episodes, total, length, seconds)
+                truncated = int(not transition.terminated[env])
+                row = (run.agent.steps, self.episodes, total, length, truncated, seconds)
                 self._tables["episodes"].write([dict(zip(EPISODES, row, strict=True))])
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         e = evaluation
-        row = (run.agent.steps, e.episodes, e.mean, e.std, e.min, e.max)
+        row = (
+            *(run.agent.steps, e.episodes, e.mean, e.std, e.min, e.max),
+            *(float(e.lengths.mean()), e.discounted_return, e.value_estimate),
+        )
         self._tables["evaluations"].write([dict(zip(EVALUATIONS, row, strict=True))])
 
     def ended(self, run: Run) -> None:
@@ -121,11 +136,15 @@ class Recorder(Callback):
         row = where | interval.row()
         if interval.records:
             summary = run.agent.learners[name].statistics.summary(interval.records)
-            row |= {"cosine": summary.cosine, "snr": summary.snr}
+            row |= {"cosine": summary.cosine, "snr": summary.snr, **summary.samples}
             layers = zip(summary.layers, *summary.columns.values(), strict=True)
             names = ("layer", *summary.columns)
             rows = [where | dict(zip(names, values, strict=True)) for values in layers]
             self._tables["gradients"].write(rows)
+        if target := run.agent.targets.get(name):
+            weights = run.agent.learners[name].flat.vector
+            gap = torch.linalg.vector_norm(weights - target.vector)
+            row["target_distance"] = float(gap / torch.linalg.vector_norm(weights))
         self.pending.append(row)
         self.intervals[name] = Interval(rows=interval.rows + 1, began=run.agent.steps)
 
@@ -135,7 +154,15 @@ class Recorder(Callback):
         if first and not last and names < set(self.intervals) and len(self.pending) < WAIT_FOR:
             return  # the header needs the names of every learner's terms
         metrics = _means(self.metrics)
-        self._tables["updates"].write([_join(row, metrics) for row in self.pending])
+        rows = [_join(row, metrics) for row in self.pending]
+        assert self.experience is not None
+        common = self.experience.row()
+        most = largest_entropy(run.agent.action_space)
+        for row in rows:
+            row |= common
+            if most > 0 and "policy_entropy" in row:
+                row["entropy_ratio"] = row["policy_entropy"] / most
+        self._tables["updates"].write(rows)
         self.metrics, self.pending = {}, []
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,6 +172,7 @@ class Recorder(Callback):
             "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
             "metrics": copy.deepcopy(self.metrics),
             "pending": copy.deepcopy(self.pending),
+            "experience": self.experience.state_dict() if self.experience else None,
             "tables": {name: table.state_dict() for name, table in self._tables.items()},
         }
 
@@ -153,6 +181,7 @@ class Recorder(Callback):
         self._seconds = state["seconds"]
         self.intervals = {name: Interval(**saved) for name, saved in state["intervals"].items()}
         self.metrics, self.pending = state["metrics"], state["pending"]
+        self._seen = state["experience"]
         for name, table in self._tables.items():
             table.load_state_dict(state["tables"][name])
 
@@ -201,7 +230,9 @@ class Interval:
 
     def row(self) -> dict[str, Any]:
         """The learner's part of a row of updates.csv."""
-        own = dict.fromkeys(UPDATES[3:], math.nan) | _means(self.totals)
+        own: dict[str, Any] = dict.fromkeys(list(UPDATES)[3:], math.nan) | _means(self.totals)
+        if accepted := self.seen - self.skipped:
+            own["grad_clip_fraction"] = self.clipped / accepted
         for name in ("grad_norm_max", "clipped", "skipped", "lr", "nonfinite"):
             own[name] = getattr(self, name)
         return _join(_join(own, _means(self.terms)), _means(self.scalars))

@@ -117,6 +117,9 @@ class ExpectedSARSA(Agent):
             return boltzmann_probabilities(q, self.config.temperature)
         return epsilon_greedy_probabilities(q, self.epsilon)
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.network(obs)["q"].amax(-1)
+
     def update(self, batch: Transition) -> Metrics:
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
         target = self.td_target(batch, next_obs)
@@ -139,6 +142,6 @@ class ExpectedSARSA(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         q = targets.action_value(self.network(obs, noise)["q"], action)
         error = losses.huber if self.config.loss == "huber" else losses.squared
-        td_error = (target - q).detach()
-        aux = {"q": q.detach().mean(), "td_error": td_error}
+        prediction = q.detach()
+        aux = {"q": prediction.mean(), "prediction": prediction, "target": target}
         return {"td": error(q, target).mean()}, aux

@@ -124,6 +124,9 @@ class SARSA(Agent):
             return boltzmann_probabilities(q, self.config.temperature)
         return epsilon_greedy_probabilities(q, self.epsilon)
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.network(obs)["q"].amax(-1)
+
     def update(self, batch: Transition) -> Metrics:
         next_action = None if self.config.expected else self.next_action(batch)
         noise_shape = (int(batch.valid.sum()),)
@@ -173,6 +176,6 @@ class SARSA(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         q = targets.action_value(self.network(obs, noise)["q"], action)
         error = losses.huber if self.config.loss == "huber" else losses.squared
-        td_error = (target - q).detach()
-        aux = {"q": q.detach().mean(), "td_error": td_error}
+        prediction = q.detach()
+        aux = {"q": prediction.mean(), "prediction": prediction, "target": target}
         return {"td": error(q, target).mean()}, aux

@@ -62,6 +62,43 @@ def test_an_episode_follows_from_its_seed_alone():
     assert evaluate(agent, tasks, 7, seed=6).returns.tolist() != one.returns.tolist()
 
 
+class Valued(Tiny):
+    """Expects ten times what it sees."""
+
+    def estimate(self, obs):
+        return 10.0 * obs[:, 0]
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_estimates_are_beside_the_discounted_return_that_came_of_them(clip):
+    tasks = VectorEnv([Scripted(3), Scripted(10**9)])
+    spaces = tasks.observation_space, tasks.action_space
+    agent = Valued(*spaces, AgentConfig(gamma=0.5, clip_reward=clip))
+    found = evaluate(agent, tasks, 2, max_episode_steps=4)
+    assert found.estimates is not None
+    assert found.estimates.tolist() == [0.0, 0.0]
+    ended, cut = (
+        1 + 0.5 + 0.25,
+        1 + 0.5 + 0.25 + 0.125 + 0.5**4 * 40.0,
+    )  # what it sees after 4 steps
+    assert found.discounted is not None
+    assert found.discounted.tolist() == [ended, cut]
+    assert found.discounted_return == (ended + cut) / 2
+    assert found.value_estimate == 0.0
+
+
+def test_a_time_limit_is_no_end_of_what_is_expected():
+    tasks = VectorEnv([gymnasium.wrappers.TimeLimit(Scripted(10**9), 2)])
+    agent = Valued(tasks.observation_space, tasks.action_space, AgentConfig(gamma=0.5))
+    assert evaluate(agent, tasks, 1).discounted_return == 1 + 0.5 + 0.25 * 20.0
+
+
+def test_without_a_critic_there_is_no_estimate():
+    agent, tasks = scripted(3)
+    assert np.isnan(evaluate(agent, tasks, 1).value_estimate)
+    assert np.isnan(evaluate(agent, tasks, 1).discounted_return)
+
+
 def test_the_agent_is_left_as_it_was():
     agent, tasks = cartpole(2)
     before, json_before = split_state(agent.state_dict())

@@ -3,18 +3,22 @@
 import math
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from agents.core.files import CheckpointError, join_state, split_state
 from agents.core.gradients import Statistics
 from agents.core.learner import Step
 from agents.runner import recorder as recorders
+from agents.runner.columns import GRADIENTS, UPDATES
 from agents.runner.evaluate import Evaluation
 from agents.runner.recorder import Recorder
 from agents.runner.table import Table
-from tests.runner.fakes import rows
+from envs.transition import Transition
+from tests.runner.fakes import Tiny, rows
 
 
 class Records:
@@ -23,13 +27,24 @@ class Records:
     def summary(self, records):
         mean = float(np.mean([record[1] for record in records]))
         columns = {"grad_norm": [mean, 2 * mean], "dormant": [0.5, math.nan]}
-        return Statistics(("trunk.0", "head"), columns, 0.25, math.nan)
+        samples = {"td_error_mean": mean, "value_max": 9.0}
+        return Statistics(("trunk.0", "head"), columns, 0.25, math.nan, samples)
+
+
+def moved(i, terminated=True):
+    """Three environments after step i."""
+    ended = np.array([terminated, False, False])
+    obs = np.full((3, 1), i, np.float32)
+    action = np.array([0, 1, i % 2])
+    reward = np.array([i, -2.0 * i, 0.0], np.float32)
+    return Transition(obs, action, reward, obs, ended, ~ended, np.ones(3, bool))
 
 
 def make_run(*names, steps=10**9):
     """What a recorder looks at of a run."""
     learners = {name: SimpleNamespace(name=name, statistics=Records()) for name in names}
-    agent = SimpleNamespace(steps=0, learners=learners)
+    agent: Any = Tiny(spaces.Box(-1, 1, (1,)), spaces.Discrete(2))
+    agent.learners = learners
     tasks = SimpleNamespace(episodes=[])
     return SimpleNamespace(agent=agent, envs=tasks, steps=steps, finished=True)
 
@@ -76,10 +91,10 @@ def test_a_row_is_the_mean_over_its_interval_and_no_spike_is_lost(started, tmp_p
         "grad_norm": "4.0",
         "grad_norm_max": "8.0",
         "clipped": "1",
+        "grad_clip_fraction": repr(1 / 3),
         "skipped": "1",
         "lr": "0.1",
-        "cosine": "",
-        "snr": "",
+        **dict.fromkeys(list(UPDATES)[10:-1], ""),
         "nonfinite": "loss term 'value'",
         "value": "8.0",
         "kl": "0.5",
@@ -117,11 +132,13 @@ def test_gradients_have_a_row_for_each_layer(started, tmp_path):
             "learner": "a",
             "layer": layer,
             "grad_norm": norm,
+            **dict.fromkeys(list(GRADIENTS)[5:], ""),
             "dormant": d,
         }
         for layer, norm, d in (("trunk.0", "3.0", "0.5"), ("head", "6.0", ""))
     ]
-    assert [row["cosine"] for row in rows(tmp_path / "updates.csv")] == ["0.25", ""]
+    for name, value in (("cosine", "0.25"), ("td_error_mean", "3.0"), ("value_max", "9.0")):
+        assert [row[name] for row in rows(tmp_path / "updates.csv")] == [value, ""]
 
 
 def test_the_columns_are_those_of_all_learners(started, tmp_path):
@@ -204,11 +221,12 @@ def test_episodes_and_evaluations(started, tmp_path):
         (11, []),
         (12, []),
     ):
-        recorder.stepped(run, None)
-    recorder.evaluated(run, Evaluation(np.array([1.0, 4.0]), np.array([2, 2])))
+        recorder.stepped(run, moved(1))
+    values = np.array([0.5, 1.5]), np.array([2.0, 3.0])
+    recorder.evaluated(run, Evaluation(np.array([1.0, 4.0]), np.array([2, 3]), 0.1, *values))
     assert rows(tmp_path / "episodes.csv") == [
-        {"step": "10", "episode": "1", "return": "1.5", "length": "3"},
-        {"step": "10", "episode": "2", "return": "0.1", "length": "4"},
+        {"step": "10", "episode": "1", "return": "1.5", "length": "3", "truncated": "0"},
+        {"step": "10", "episode": "2", "return": "0.1", "length": "4", "truncated": "1"},
     ]
     assert rows(tmp_path / "evaluations.csv") == [
         {
@@ -218,6 +236,9 @@ def test_episodes_and_evaluations(started, tmp_path):
             "std_return": "1.5",
             "min_return": "1.0",
             "max_return": "4.0",
+            "mean_length": "2.5",
+            "discounted_return": "1.0",
+            "value_estimate": "2.5",
         }
     ]
 
@@ -228,7 +249,7 @@ def test_it_goes_on_from_its_state_as_if_never_stopped(tmp_path, at):
         recorder.started(run)
         for i in numbers:
             run.envs.episodes = [(0, i / 3, i)]
-            recorder.stepped(run, None)
+            recorder.stepped(run, moved(i))
             learn(recorder, run, "a", step(i, i / 7, scalars={"kl": i / 3}))
             learn(recorder, run, "a", step(i, i / 9, scalars={"kl": i / 3}))
             if i % 3 == 0:
