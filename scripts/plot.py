@@ -27,10 +27,10 @@ try:
     import envs  # noqa: F401 (first: it says so if `agents` is another distribution's)
 
     # isort: split
+    from agents.doctor.history import Layers, Table, layers_of, part_of, positions, rows_of
     from agents.runner.arguments import bad_input, guarded, parse
     from agents.runner.results import (
         Run,
-        Table,
         bootstrap_interval,
         common_grid,
         grouped,
@@ -165,66 +165,6 @@ def _training_episodes(panel: Axes, run: Run) -> None:
 # ----------------------------------------------------------------------------------- gradients
 
 
-@dataclass(frozen=True)
-class Layers:
-    """What one learner recorded of its layers: matrices `(layers, records)`."""
-
-    learner: str
-    names: list[str]
-    """In forward order, those that belong together side by side."""
-    at: np.ndarray
-    """Where each record is drawn, in environment steps."""
-    columns: dict[str, np.ndarray]
-
-
-def positions(own: Table) -> np.ndarray:
-    """Where the rows of a learner in updates.csv are drawn, in environment steps.
-
-    Rows that share a step, the many updates after one rollout, are spread over the steps since the
-    row before them, each as long as the updates it stands for.
-    """
-    tried = np.maximum(np.diff(own["update"], prepend=0) + own["skipped"], 1)
-    steps, group = np.unique(own["step"], return_inverse=True)
-    before = np.append(0, steps)[group]
-    totals = np.bincount(group, tried)
-    share = (np.cumsum(tried) - np.append(0, np.cumsum(totals))[group]) / totals[group]
-    return before + (own["step"] - before) * share
-
-
-def layers_of(gradients: Table, updates: Table) -> Iterator[Layers]:
-    """gradients.csv by learner, each with a row a layer and a column a record."""
-    for learner in dict.fromkeys(gradients["learner"]):
-        rows = _of(updates, learner)
-        keys = zip(rows["step"], rows["update"], strict=True)
-        # Of rows that share both only the first can have a record: the others made no update.
-        at = dict(reversed([*zip(keys, positions(rows), strict=True)]))
-        own = _of(gradients, learner)
-        found = [at.get(key, np.nan) for key in zip(own["step"], own["update"], strict=True)]
-        written = np.isfinite(found)  # a run that goes on may have its update's row still to write
-        own = {name: column[written] for name, column in own.items()}
-        # Recorded in forward order, but the trunks of a policy and a value layer by layer in turn:
-        # a stable sort by the first part of the name puts each one's layers together again.
-        layers = list(dict.fromkeys(own["layer"]))
-        parts = list(dict.fromkeys(_part(name) for name in layers))
-        names = sorted(layers, key=lambda name: parts.index(_part(name)))
-        records, column = np.unique(np.array(found)[written], return_inverse=True)
-        row = np.array([names.index(name) for name in own["layer"]], int)
-        columns: dict[str, np.ndarray] = {}
-        for name in ("grad_norm", "update_ratio", "dormant"):
-            if name in own:
-                columns[name] = np.full((len(names), len(records)), np.nan)
-                columns[name][row, column] = own[name]
-        yield Layers(learner, names, records, columns)
-
-
-def _of(table: Table, learner: str) -> Table:
-    return {name: column[table["learner"] == learner] for name, column in table.items()}
-
-
-def _part(layer: str) -> str:
-    return layer.split(".", 1)[0]
-
-
 def gradients_figure(run: Run) -> Figure:
     """One run's gradients: the total norm, what was clipped or skipped, every layer over time,
     how far each layer's weights move in an update, and the share of dormant units."""
@@ -273,7 +213,7 @@ def _total_norm(
     panel: Axes, updates: Table, learners: Sequence[str], config: dict[str, Any]
 ) -> None:
     for learner, color in zip(learners, cycle(COLORS), strict=False):
-        own = _of(updates, learner)
+        own = rows_of(updates, learner)
         at, mean = positions(own), own["grad_norm"]
         name = f"{learner}, " if len(learners) > 1 else ""
         panel.plot(at, mean, color=color, lw=1.2, label=f"{name}mean of an interval")
@@ -313,7 +253,7 @@ def _total_norm(
 def _clipped(panel: Axes, updates: Table, learners: Sequence[str]) -> None:
     """A strip a learner: the darker, the larger the share of an interval's steps was clipped."""
     for row, learner in enumerate(learners):
-        own = _of(updates, learner)
+        own = rows_of(updates, learner)
         made = np.diff(own["update"], prepend=0)
         share = np.where(made > 0, own["clipped"] / np.maximum(made, 1), np.nan)
         panel.pcolormesh(
@@ -350,7 +290,7 @@ def _heat_map(panel: Axes, learners: Sequence[Layers]) -> Any:
             rasterized=True,
         )
         for i, name in enumerate(learner.names):
-            if i and _part(name) != _part(learner.names[i - 1]):
+            if i and part_of(name) != part_of(learner.names[i - 1]):
                 panel.axhline(row + i, color="white", lw=3)
             ticks.append(row + i + 0.5)
             labels.append(_label(learner, name, learners))

@@ -17,11 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from agents.core.files import check_types
+from agents.doctor.history import History, Table
 
 Array = NDArray[np.float64]
-Table = dict[str, np.ndarray]
-"""Columns by name, all of one length: text for those of `TEXT`, else float64, nan where empty."""
-
 TEXT = ("learner", "layer", "nonfinite")
 
 
@@ -59,6 +57,17 @@ class Run:
         names = ("step", "update", "learner", "layer", "grad_norm")
         return read_table(self.path / "gradients.csv", names)
 
+    def history(self) -> History:
+        """All of it, as the doctor reads it. A file in which nothing was recorded counts as empty.
+
+        Raises ValueError for a file that is damaged.
+        """
+        tables: dict[str, Table] = {}
+        for name in ("episodes", "updates", "gradients", "evaluations"):
+            file = self.path / f"{name}.csv"
+            tables[name] = getattr(self, name)() if _has_rows(file) else {}
+        return History(self.config, **tables)
+
 
 def read_run(path: Path) -> Run:
     """The run in the folder `path`. Raises ValueError if there is none."""
@@ -76,6 +85,14 @@ def read_run(path: Path) -> Run:
         raise ValueError(f"{file}: no {error} in it") from None
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: unreadable ({error})") from None
+
+
+def _has_rows(file: Path) -> bool:
+    try:
+        with file.open() as lines:
+            return bool(next(lines, "")) and next(lines, "").endswith("\n")
+    except (OSError, ValueError):  # missing, or no text: whoever reads it says so
+        return file.exists()
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:

@@ -10,8 +10,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from agents.doctor.history import layers_of, positions
 from agents.runner.results import Run, read_run
-from scripts.plot import gradients_figure, layers_of, main, positions, returns_figure
+from scripts.plot import gradients_figure, main, returns_figure
 
 MakeRun = Callable[..., Path]
 
