@@ -33,7 +33,7 @@ from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.seeding import derived, stream
 from agents.core.spaces import Actions, BoundedActions, Observations
-from agents.memory import Replay, Rollout, Stream
+from agents.memory import Hindsight, Replay, Rollout, Stream
 from envs.transition import Transition
 
 Metrics = dict[str, float]
@@ -55,6 +55,9 @@ class AgentConfig:
     """Divide rewards by the running standard deviation of the discounted return."""
     clip_reward: bool = False
     """Learn from the signs of rewards (Mnih et al. 2015). What is logged and evaluated is whole."""
+    hindsight: int = 0
+    """Goals in hindsight for each real one (HER; Andrychowicz et al. 2017 use 4), for agents with a
+    replay in goal-conditioned tasks."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """What the network is built of."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -63,6 +66,9 @@ class AgentConfig:
     def __post_init__(self) -> None:
         check_types(self)
         self.require("gamma", 0.0 <= self.gamma <= 1.0, "a number in [0, 1]")
+        self.require("hindsight", self.hindsight >= 0, "0 or more")
+        whole = not (self.hindsight and self.clip_reward)
+        self.require("clip_reward", whole, "False with hindsight, which judges rewards itself")
         alone = not (self.clip_reward and self.normalize_reward)
         self.require("clip_reward", alone, "it without normalize_reward, or False")
 
@@ -134,6 +140,10 @@ class Agent:
         self._init = torch.Generator().manual_seed(derived(seed, "init"))
         self._predictions = stream(seed, "predict")
         self.build()
+        if config.hindsight and not isinstance(self.memory, Hindsight):
+            raise ValueError(
+                f"hindsight is {config.hindsight}, but {self.name} has no replay: leave it 0"
+            )
 
     # What a subclass gives -----------------------------------------------------------------------
 
@@ -241,7 +251,9 @@ class Agent:
 
         `options` are those of `Replay`: n_step, frames, priority_exponent…
         """
-        return Replay(
+        if self.config.hindsight:
+            options |= self._goals()
+        return (Hindsight if self.config.hindsight else Replay)(
             buffer_size,
             batch_size,
             updates_per_step,
@@ -256,6 +268,22 @@ class Agent:
             gamma=self.config.gamma,
             **options,
         )
+
+    def _goals(self) -> dict[str, Any]:
+        """What Hindsight is told of the observations."""
+        space, names = self.observation_space, ("achieved_goal", "desired_goal")
+        if not isinstance(space, spaces.Dict) or not set(names) <= set(space.spaces):
+            raise ValueError(
+                f"hindsight is {self.config.hindsight}, but the observations have no "
+                f"achieved_goal and desired_goal: leave it 0 for {space}"
+            )
+        achieved, desired = (self.observations.columns_of(name) for name in names)
+        return {
+            "goals": self.config.hindsight,
+            "achieved": achieved,
+            "desired": desired,
+            "goal_shape": space["achieved_goal"].shape or (),
+        }
 
     def discrete_actions(self) -> int:
         """The number of actions. Raises ValueError when they are not Discrete."""

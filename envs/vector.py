@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, Self
 
@@ -122,6 +122,33 @@ class VectorEnv:
         )
         return transition, self.obs
 
+    @property
+    def judge(self) -> Judge:
+        """What `(M,)` steps pay that led to achieved goals, had these been the desired ones.
+
+        A function of both, `(M, *goal)`, that gives the rewards and where the task ended, or None
+        where the task has no `compute_terminated`; both as Gymnasium-Robotics has them.
+
+        Raises ValueError where the environments have no `compute_reward`.
+        """
+        single = self._envs.single
+        if single is None or not single.has_wrapper_attr("compute_reward"):
+            raise ValueError(
+                "the environments do not say how they reward goals: they need a method "
+                "compute_reward(achieved_goal, desired_goal, info), and to be single ones"
+            )
+        pays = single.get_wrapper_attr("compute_reward")
+        ends = (
+            single.get_wrapper_attr("compute_terminated")
+            if single.has_wrapper_attr("compute_terminated")
+            else None
+        )
+
+        def judge(achieved: np.ndarray, desired: np.ndarray) -> tuple[np.ndarray, Any]:
+            return _rows(pays, achieved, desired), ends and _rows(ends, achieved, desired)
+
+        return judge
+
     def close(self) -> None:
         """Release what the environments hold."""
         self._envs.close()
@@ -163,6 +190,9 @@ class VectorEnv:
         return restored
 
 
+Judge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Any]]
+
+
 class _Looped:
     """Single environments in a plain loop; each is reset at once when its episode ends."""
 
@@ -171,6 +201,7 @@ class _Looped:
             raise ValueError("there are no environments: give at least one")
         self.envs = [Tape(env) for env in envs]
         self.num_envs = len(envs)
+        self.single: gymnasium.Env[Any, Any] | None = envs[0]
         self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
         for env in envs:
             if (env.observation_space, env.action_space) != (
@@ -238,7 +269,9 @@ class _Vectorized:
         # Gymnasium's own vector forms say whether they copy; what another one does nobody knows.
         copies = type(env) is CartPoleVectorEnv or getattr(env.unwrapped, "copy", False)
         self._reuses_arrays = not copies
+        self.single: gymnasium.Env[Any, Any] | None = None
         if type(env) is SyncVectorEnv:
+            self.single = env.envs[0]
             self._tapes = [Tape(single) for single in env.envs]
             env.envs = list(self._tapes)
 
@@ -310,6 +343,15 @@ class _Vectorized:
             env._autoreset_envs = self.resetting.copy()
             return _concatenate(self.observation_space, obs), restored
         return self.reset(None), np.zeros(self.num_envs, bool)
+
+
+def _rows(function: Any, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
+    """A function of goals for M of them: all at once if it can, else one by one."""
+    found = np.asarray(function(achieved, desired, {}))
+    if found.shape != (len(achieved),):
+        pairs = zip(achieved, desired, strict=True)
+        found = np.array([function(one, other, {}) for one, other in pairs])
+    return found
 
 
 _CARTPOLE = ("state", "steps", "prev_done", "low", "high")

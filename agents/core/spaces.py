@@ -65,6 +65,13 @@ class Observations:
         self._runs = _runs(columns)
         self._flat = isinstance(space, spaces.Box) and len(space.shape) == 1
 
+    def columns_of(self, name: str) -> slice:
+        """Where the part of this name lies in a stored observation of a Dict space."""
+        assert isinstance(self.space, spaces.Dict)
+        before = list(self.space.spaces).index(name)
+        sizes = [len(_columns(part)) for part in self.parts[: before + 1]]
+        return slice(sum(sizes[:-1]), sum(sizes))
+
     def flatten(self, obs: Any) -> np.ndarray:
         """One observation, or a batch of them with any leading axes, as `(..., size)`.
 

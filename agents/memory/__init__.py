@@ -4,8 +4,9 @@
 that is due. That, not a class hierarchy, is what tells on-policy from off-policy learning.
 """
 
+from agents.memory.hindsight import Hindsight
 from agents.memory.replay import Replay
 from agents.memory.rollout import Rollout
 from agents.memory.stream import Stream
 
-__all__ = ["Replay", "Rollout", "Stream"]
+__all__ = ["Hindsight", "Replay", "Rollout", "Stream"]

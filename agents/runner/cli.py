@@ -25,7 +25,7 @@ from agents.runner.presets import FOLDER, preset_for
 from agents.runner.progress import Progress
 from agents.runner.recorder import Recorder
 from agents.runner.settings import Arguments, folder_of, read_arguments, to_json
-from agents.runner.train import Callback, train
+from agents.runner.train import Callback, introduce, train
 from envs.vector import VectorEnv
 
 
@@ -40,7 +40,9 @@ def build(cls: type[Agent], a: Arguments[Any]) -> tuple[VectorEnv, Agent]:
     with bad_input(RuntimeError):  # of torch, for what does not fit into memory
         training = envs.make(a.env, a.num_envs, backend=a.backend)
         spaces = training.observation_space, training.action_space
-        return training, cls(*spaces, a.agent, seed=a.seed, device=a.device)
+        agent = cls(*spaces, a.agent, seed=a.seed, device=a.device)
+        introduce(agent, training)
+        return training, agent
 
 
 def _start(cls: type[Agent], argv: Sequence[str], presets: Path) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from agents.agent import Agent, Metrics
 from agents.core.learner import Learner, Step
 from agents.core.seeding import derived
+from agents.memory import Hindsight
 from agents.runner.evaluate import Evaluation, require_vector_env
 from envs.transition import Transition
 from envs.vector import VectorEnv
@@ -88,6 +89,7 @@ class Run:
         """Why the run is to end before its steps are done."""
         self.interrupted = False
         """Whether it was told to end in order to be resumed later."""
+        introduce(agent, envs)
         agent.plan(steps)
         # A hook that nobody overrides costs nothing.
         self._hooks = {
@@ -164,6 +166,15 @@ class Run:
             same = sum(key.split(".")[0] == name for key in named)
             named[f"{name}.{same + 1}" if same else name] = callback
         return named
+
+
+def introduce(agent: Agent, envs: VectorEnv) -> None:
+    """Tell a memory that judges goals in hindsight how these environments do.
+
+    Raises ValueError where they do not.
+    """
+    if isinstance(agent.memory, Hindsight):
+        agent.memory.judge = envs.judge
 
 
 def train(
