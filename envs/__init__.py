@@ -28,8 +28,8 @@ _identity.check()
 probe.register()
 deep_sea.register()
 
-EXTRA = ("Box2D", "moviepy", "pygame")
-"""Packages that the extra `chainrule[envs]` brings."""
+EXTRA = {"Box2D": "envs", "moviepy": "envs", "pygame": "envs", "mujoco": "mujoco"}
+"""Packages, and the extra of chainrule that brings each."""
 NATIVE_FROM = 6
 """From this many copies on, CartPole's own vector form was measured faster than a plain loop."""
 
@@ -104,5 +104,5 @@ def missing_package(what: str, error: Exception) -> str:
     """One line that says which package `what` needs, and what installs it where that is ours."""
     name = getattr(error.__cause__ or error, "name", None)
     if name in EXTRA:
-        return f"{what} needs {name}: pip install 'chainrule[envs]'"
+        return f"{what} needs {name}: pip install 'chainrule[{EXTRA[name]}]'"
     return f"{what} needs a package that cannot be imported: {error}"

@@ -12,6 +12,7 @@ from agents.exploration import (
     epsilon_greedy,
     epsilon_greedy_probabilities,
     ez_greedy,
+    ornstein_uhlenbeck,
 )
 
 COUNT = 20_000
@@ -162,3 +163,17 @@ def test_without_epsilon_ez_greedy_is_greedy_but_ends_what_it_began():
     action, after = ez_greedy(q, 0.0, 2.0, last, left, np.random.default_rng(0))
     np.testing.assert_array_equal(action, np.where(left > 0, 5, q.argmax(-1)))
     np.testing.assert_array_equal(after, [0, 0, 1] * 333 + [0])
+
+
+def test_ornstein_uhlenbeck_noise_has_the_deviation_and_the_memory_of_its_process():
+    """The autoregression x' = (1 - θ dt) x + σ √dt ε, whose moments are known."""
+    rng, kept = np.random.default_rng(0), 1.0 - 0.15 * 0.01
+    x = np.zeros((4000, 1), np.float32)
+    for _ in range(3000):
+        before, x = x, ornstein_uhlenbeck(x, 0.5, rng)
+    deviation = 0.5 * 0.01**0.5 / (1.0 - kept**2) ** 0.5
+    assert x.dtype == np.float32
+    assert x.std() == pytest.approx(deviation, rel=0.05)
+    assert x.std() == pytest.approx(0.5 / (2 * 0.15) ** 0.5, rel=0.05)
+    assert (x - kept * before).std() == pytest.approx(0.05, rel=0.05)
+    assert abs(x.mean()) < 0.05

@@ -607,3 +607,13 @@ def test_shapes_that_would_broadcast_are_refused(function, arguments):
 def test_n_step_returns_need_a_step(n):
     with pytest.raises(ValueError, match=f"n is {n}"):
         targets.n_step_returns(B, B, B, NEVER, n)
+
+
+def test_of_all_critics_quantiles_together_the_highest_are_left_out():
+    quantiles = torch.tensor([[[3.0, 1.0, 7.0]], [[2.0, 9.0, 0.0]]])  # (2, 1, 3)
+    assert targets.truncated_quantiles(quantiles, 1).tolist() == [[0.0, 1.0, 2.0, 3.0]]
+    assert targets.truncated_quantiles(quantiles, 2).tolist() == [[0.0, 1.0]]
+    drawn = torch.randn(5, 40, 7)
+    same(targets.truncated_quantiles(drawn, 0).mean(-1), drawn.mean((0, 2)))
+    means = [targets.truncated_quantiles(drawn, d).mean(-1) for d in range(7)]
+    assert (torch.stack(means).diff(dim=0) < 0).all()  # the more are left out, the lower

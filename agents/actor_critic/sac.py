@@ -89,7 +89,9 @@ class SACConfig(AgentConfig):
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
         some = self.subset is None or (1 <= self.subset <= self.critics and not self.quantiles)
         self.require("subset", some, f"1 to critics, {self.critics}, without quantiles, or None")
-        self.require("quantiles", (self.quantiles or 1) >= 1, "1 or more, or None")
+        self.require(
+            "quantiles", self.quantiles is None or self.quantiles >= 1, "1 or more, or None"
+        )
         least = self.dropped >= 0 and self.dropped < (self.quantiles or math.inf)
         self.require("dropped", least, "0 or more, and fewer than quantiles")
         self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")

@@ -10,7 +10,13 @@ from scipy import stats
 from torch import Tensor
 from torch.func import vmap
 
-from agents.core.distributions import Categorical, Gaussian, policy_for
+from agents.core.distributions import (
+    Categorical,
+    Gaussian,
+    SquashedGaussian,
+    log_slope_of_tanh,
+    policy_for,
+)
 
 LEADS: list[tuple[int, ...]] = [(), (5,), (4, 3), (2, 3, 4)]
 each_lead = pytest.mark.parametrize("lead", LEADS, ids=str)
@@ -116,3 +122,69 @@ def test_the_space_chooses_the_distribution():
     assert policy_for(spaces.Box(-1, 1, (2, 3)), -0.5) == Gaussian(6, -0.5)
     with pytest.raises(ValueError, match=r"action space MultiBinary.* use Discrete or Box"):
         policy_for(spaces.MultiBinary(3))
+
+
+# Squashed ---------------------------------------------------------------------------------------
+
+
+def squashed(lead: tuple[int, ...]) -> tuple[Tensor, torch.distributions.Independent]:
+    output = (draw(*lead, 6).double() / 3.0).clamp(-1.9, 1.9).requires_grad_()
+    normal = torch.distributions.Normal(output[..., :3], output[..., 3:].exp())
+    tanh = torch.distributions.TanhTransform(cache_size=1)
+    whole = torch.distributions.TransformedDistribution(normal, [tanh])
+    return output, torch.distributions.Independent(whole, 1)
+
+
+@each_lead
+def test_a_squashed_gaussian_is_that_of_torch_and_so_are_its_gradients(lead):
+    """In float64, for from the action alone what lies far out cannot be told in float32."""
+    output, reference = squashed(lead)
+    mean, log_std = output.chunk(2, -1)
+    noise = draw(*lead, 3, seed=1).double().clamp(-6.0, 6.0) / 3.0
+    drawn, log_prob = SquashedGaussian(3).draw(output, noise)
+    torch.testing.assert_close(drawn, mean.add(log_std.exp() * noise).tanh())
+    single = SquashedGaussian(3).draw(output.float(), noise.float())[1]
+    torch.testing.assert_close(single, log_prob.float(), rtol=1e-5, atol=1e-5)
+    for value in (log_prob, SquashedGaussian(3).log_prob(output, drawn)):
+        assert value.shape == lead
+        expected = reference.log_prob(drawn)
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+        slopes = [
+            torch.autograd.grad(v.sum(), output, retain_graph=True)[0] for v in (value, expected)
+        ]
+        torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("u", [0.0, 1e-4, 0.5, 3.0, 9.0, 20.0, 90.0])
+def test_the_slope_of_tanh_is_exact_far_out(u):
+    """log(1 - tanh² u) = -2 log cosh u, where 1 - tanh² u itself is 0 in float32 from 9 on."""
+    exact = -2.0 * (u + np.log1p(np.exp(-2.0 * u)) - np.log(2.0))
+    for sign in (1.0, -1.0):
+        at = torch.tensor(sign * u, requires_grad=True)
+        value = log_slope_of_tanh(at)
+        assert value.item() == pytest.approx(exact, rel=1e-6, abs=1e-6)
+        value.backward()
+        assert at.grad is not None
+        assert at.grad.item() == pytest.approx(-2.0 * np.tanh(sign * u), abs=1e-6)
+
+
+def test_a_squashed_gaussian_in_its_tails_has_finite_gradients():
+    output = torch.tensor([[30.0, -30.0, 50.0, -50.0]], requires_grad=True)
+    action, log_prob = SquashedGaussian(2).draw(output, torch.ones(1, 2))
+    assert action.abs().max() <= 1
+    (gradient,) = torch.autograd.grad(log_prob.sum(), output)
+    assert log_prob.isfinite().all()
+    assert gradient.isfinite().all()
+    assert gradient[0, 2:].eq(0).all()  # log deviations beyond their limits
+
+
+def test_squashed_actions_have_the_distribution_that_log_prob_says():
+    policy, rng = SquashedGaussian(1), np.random.default_rng(0)
+    output = np.array([0.7, -0.4], np.float32)
+    drawn = policy.sample(np.tile(output, (20_000, 1)), rng)
+    assert drawn.dtype == np.float32
+    assert stats.kstest((np.arctanh(drawn[:, 0]) - 0.7) / np.exp(-0.4), "norm").pvalue > 0.01
+    grid = torch.linspace(-0.99999, 0.99999, 20_001).unsqueeze(-1)
+    density = policy.log_prob(torch.from_numpy(output).expand(len(grid), 2), grid).exp()
+    assert float(torch.trapezoid(density, grid[:, 0])) == pytest.approx(1.0, abs=1e-3)
+    np.testing.assert_allclose(policy.mode(output), np.tanh([0.7]), rtol=1e-6)

@@ -92,6 +92,40 @@ def test_a_noisy_ensemble_is_refused():
         build({"q": Head(4, members=3)}, noisy=True)
 
 
+def test_an_ensemble_of_one_is_its_member_with_an_axis_before():
+    alone, one = build({"q": Head(4)}), build({"q": Head(4, members=1)})
+    assert one(OBS)["q"].shape == (1, 7, 4)
+    torch.testing.assert_close(one(OBS)["q"][0], alone(OBS)["q"], rtol=0, atol=0)
+
+
+# Critics ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shared", "members"), [(True, 1), (True, 3), (False, 3)])
+@pytest.mark.parametrize("lead", [(), (7,), (2, 3)])
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_critic_reads_an_action_as_if_it_were_observed(shared, members, lead, size):
+    config = NetworkConfig((8, 8), shared_trunk=shared)
+    heads = {"q": Head(size, members=members)}
+    whole = Network(spaces.Box(-1, 1, (7,)), heads, config, generator())
+    critic = Network(BOX, heads, config, generator(), action_size=2)
+    obs, action = torch.randn(*lead, 5), torch.randn(*lead, 2)
+    q = critic(obs, action=action)["q"]
+    assert q.shape == (members, *lead, *([] if size is None else [size]))
+    torch.testing.assert_close(q, whole(torch.cat([obs, action], -1))["q"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_critic_reads_an_action_behind_its_convolutions(shared):
+    image = spaces.Box(0, 255, (3, 6, 6), np.uint8)
+    config = NetworkConfig((8,), shared_trunk=shared)
+    critic = Network(image, {"q": Head(None, members=2)}, config, generator(), action_size=2)
+    obs = torch.randint(256, (4, 108), dtype=torch.uint8)
+    one, other = (critic(obs, action=torch.full((4, 2), a))["q"] for a in (0.0, 0.5))
+    assert one.shape == (2, 4)
+    assert (one != other).all()
+
+
 # Heads and spaces -------------------------------------------------------------------------------
 
 SPACES: list[spaces.Space[Any]] = [
