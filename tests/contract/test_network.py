@@ -5,11 +5,11 @@ from itertools import islice
 import pytest
 
 import envs
-from tests.contract.support import batches, small, weights
+from tests.contract.support import batches, small, task, weights
 
 
 def test_every_agent_learns_with_residual_blocks(cls):
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make(task(cls), num_envs=4)
     blocks = {"hidden_sizes": (8, 8), "block": "simba", "norm": "none", "noisy": False}
     agent = small(cls, tasks, network=blocks)
     began = weights(agent)
@@ -22,7 +22,7 @@ def test_every_agent_learns_with_residual_blocks(cls):
 
 
 def test_batch_statistics_are_learned_or_refused_by_name(cls):
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make(task(cls), num_envs=4)
     network = {"hidden_sizes": (8, 8), "norm": "batch_renorm"}
     if not cls.batch_statistics:
         with pytest.raises(ValueError, match=r"network\.norm='batch_renorm' is for agents whose"):

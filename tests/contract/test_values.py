@@ -47,6 +47,8 @@ SLOWER: dict[str, Any] = {
     "iqn": {"optim": QUICK["optim"] | {"lr": 1e-2}},
     # a high quantile is a steep function of an action that makes one of two returns more likely
     "tqc": {"quantiles": 2},
+    # what a batch is normalised by is noise, which falls as batches grow
+    "crossq": {"batch_size": 256, "learning_starts": 300, "updates_per_step": 0.5},
 }
 """What some agents are given beside that."""
 CLOSE: dict[str, Any] = {"tau": 0.05}
@@ -138,7 +140,7 @@ def test_the_values_and_actions_of_the_continuous_probe_are_learned(cls):
     kind = probe.BoxAction
     tasks = envs.make(kind.id, num_envs=4)
     try:
-        agent = small(cls, tasks, seed=1, **QUICK | {"optim": GENTLE})
+        agent = small(cls, tasks, seed=1, **QUICK | {"optim": GENTLE} | SLOWER.get(cls.name, {}))
     except ValueError as error:
         pytest.skip(str(error))
     train(agent, tasks, 8000)
