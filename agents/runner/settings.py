@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import gymnasium
 import numpy as np
@@ -64,8 +64,9 @@ class Settings(Generic[Config]):
     """Steps from one checkpoint to the next; 0: only at a best and the end, None: 10 in a run."""
     log_every: int = 64
     """Updates of a learner for each row of updates.csv, unless 1/200 of the run passes sooner."""
-    threads: int = 1
-    """CPU threads of PyTorch; small networks are slower with more."""
+    threads: int | Literal["auto"] = 1
+    """CPU threads of PyTorch; small networks are slower with more. auto: as many as some seconds of
+    measuring, on a copy of the agent, find fastest; config.json keeps how many these were."""
     device: str = "cpu"
     """Where the networks are: cpu, cuda, ..."""
 
@@ -134,6 +135,8 @@ def read_arguments(
     )
     arguments = _resolved(parse(Arguments[agent.Config], argv, default, description))  # type: ignore[name-defined]
     if begun is not None:
+        if arguments.threads == "auto":  # what it was found to be when the run began
+            arguments = replace(arguments, threads=begun.threads)
         _same(arguments, default, folder_of(agent, arguments))
     return arguments
 
@@ -150,8 +153,9 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         max_episode_steps=(1, math.inf),
         checkpoint_every=(0, math.inf),
         log_every=(1, math.inf),
-        threads=(1, MAX_THREADS),
     )
+    if a.threads != "auto":
+        check_ranges(a, threads=(1, MAX_THREADS))
     if a.target_return is not None and not math.isfinite(a.target_return):
         raise BadInput(f"--target-return is {a.target_return}: use a number")
     if a.resume and a.overwrite:
