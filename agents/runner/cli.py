@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from agents.runner.presets import FOLDER, preset_for
 from agents.runner.progress import Progress
 from agents.runner.recorder import Recorder
 from agents.runner.settings import Arguments, folder_of, read_arguments, to_json
+from agents.runner.threads import choose_threads, early
 from agents.runner.train import Callback, introduce, train
 from envs.vector import VectorEnv
 
@@ -61,8 +63,12 @@ def _start(cls: type[Agent], argv: Sequence[str], presets: Path) -> int:
             print(f"the run in {folder} is finished: there is nothing to do", file=sys.stderr)
             print(manifest["evaluation"])
             return 0
-        torch.set_num_threads(a.threads)
         torch.set_flush_denormal(True)  # Adam's moments of silent units; they would slow it a lot
+        if a.threads == "auto":
+            copy = replace(a, agent=early(a.agent))
+            a = replace(a, threads=choose_threads(lambda: build(cls, copy)))
+            print(f"threads: {a.threads}, by measurement", file=sys.stderr)
+        torch.set_num_threads(int(a.threads))
         training, agent = build(cls, a)
         if resuming:
             way = "as it was begun"

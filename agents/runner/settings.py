@@ -69,8 +69,9 @@ class Settings(Generic[Config]):
     nonfinite_action: Literal["stop", "rollback"] = "stop"
     """stop: end the run, with exit code 3; rollback: back to the last checkpoint, at half the
     learning rate, three times at most."""
-    threads: int = 1
-    """CPU threads of PyTorch; small networks are slower with more."""
+    threads: int | Literal["auto"] = 1
+    """CPU threads of PyTorch; small networks are slower with more. auto: as many as some seconds of
+    measuring, on a copy of the agent, find fastest; config.json keeps how many these were."""
     device: str = "cpu"
     """Where the networks are: cpu, cuda, ..."""
 
@@ -139,6 +140,8 @@ def read_arguments(
     )
     arguments = _resolved(parse(Arguments[agent.Config], argv, default, description))  # type: ignore[name-defined]
     if begun is not None:
+        if arguments.threads == "auto":  # what it was found to be when the run began
+            arguments = replace(arguments, threads=begun.threads)
         _same(arguments, default, folder_of(agent, arguments))
     return arguments
 
@@ -156,8 +159,9 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         checkpoint_every=(0, math.inf),
         log_every=(1, math.inf),
         nonfinite_limit=(0, math.inf),
-        threads=(1, MAX_THREADS),
     )
+    if a.threads != "auto":
+        check_ranges(a, threads=(1, MAX_THREADS))
     if a.target_return is not None and not math.isfinite(a.target_return):
         raise BadInput(f"--target-return is {a.target_return}: use a number")
     if a.resume and a.overwrite:

@@ -1,0 +1,85 @@
+"""How many threads PyTorch is to have: measured, for that depends on the work in an update."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from agents.agent import Agent
+from agents.runner.train import introduce
+from envs.vector import VectorEnv
+
+ROUNDS = 3
+"""Every number of threads is tried so many times in turn, for the machine may be busy meanwhile."""
+SECONDS = 0.3
+"""Updates are timed for as long in each round, and at least two of them."""
+PATIENCE = 30.0
+"""Seconds after which no further round is begun."""
+GAIN = 1.05
+"""Further threads are to be that much faster: they are taken from whatever else runs here."""
+
+
+def choose_threads(make: Callable[[], tuple[VectorEnv, Agent]], most: int | None = None) -> int:
+    """The number of threads with which an agent's updates were measured to be fastest.
+
+    `make` makes environments and an agent of the kind to be trained, which are used up. Tried are
+    1, 2, 4, … and `most`, by default the processor's cores. Sets torch's number of threads.
+    """
+    most = most or len(os.sched_getaffinity(0))
+    counts = sorted({*(2**k for k in range(most.bit_length()) if 2**k <= most), most})
+    began, times = time.perf_counter(), {count: [] for count in counts}  # type: ignore[var-annotated]
+    if counts == [1]:
+        return 1
+    tasks, agent = make()
+    with tasks:
+        updates = _updates(tasks, agent)
+        for _ in range(ROUNDS):
+            if all(times.values()) and time.perf_counter() - began > PATIENCE:
+                break
+            for count in counts:
+                torch.set_num_threads(count)
+                next(updates)  # threads are started, what the caches held is gone
+                seen = [next(updates), next(updates)]
+                while sum(seen) < SECONDS:
+                    seen.append(next(updates))
+                times[count].append(median(seen))
+    best = fastest({count: min(seen) for count, seen in times.items()})
+    torch.set_num_threads(best)
+    return best
+
+
+def fastest(seconds: Mapping[int, float]) -> int:
+    """The fewest threads from which on no more of them are faster by `GAIN`."""
+    best, *others = sorted(seconds)
+    for count in others:
+        if seconds[count] * GAIN < seconds[best]:
+            best = count
+    return best
+
+
+def early(config: Any) -> Any:
+    """The same settings, but that a replay is learned from at once."""
+    names = {f.name for f in fields(config)}
+    return replace(config, learning_starts=0) if "learning_starts" in names else config
+
+
+def _updates(tasks: VectorEnv, agent: Agent) -> Any:
+    """Seconds of one update after the other, for ever."""
+    introduce(agent, tasks)
+    agent.plan(2**31)
+    actor, obs = agent.actor(tasks.num_envs), tasks.reset(0)
+    while True:
+        action, extras = actor.act(obs)
+        transition, obs = tasks.step(action, extras)
+        actor.reset(transition.done)
+        agent.observe(transition)
+        for batch in agent.memory.batches():
+            before = time.perf_counter()
+            agent.update(batch)
+            yield time.perf_counter() - before
