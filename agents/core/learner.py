@@ -74,13 +74,15 @@ class Learner:
         """Environment steps so far; the agent keeps it current, schedules count in it."""
         self.planned: int | None = None
         """Environment steps of the whole training, where they are known."""
+        self.lr_factor = 1.0
+        """What an agent that steers its learning rate multiplies the configured one by."""
         self.observer: Callable[[Learner, Step], None] | None = None
         self.moments = optimizers.new_moments(config, self.flat.vector)
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        return self.config.lr_at(self.env_steps, self.planned)
+        return self.lr_factor * self.config.lr_at(self.env_steps, self.planned)
 
     def minimize(self, loss: Loss, *inputs: Any) -> Step:
         """One step down the gradient of `loss(*inputs)`."""
@@ -250,6 +252,7 @@ class Learner:
             "skipped": self.skipped,
             "env_steps": self.env_steps,
             "planned": self.planned,
+            "lr_factor": self.lr_factor,
             "previous_gradient": self.statistics.previous,
         }
 
@@ -267,7 +270,7 @@ class Learner:
                 buffer.copy_(torch.as_tensor(state["buffers"][f"{key}.{name}"]))
         for name, moment in self.moments.items():
             moment.copy_(torch.as_tensor(state["moments"][name]))
-        for name in ("updates", "skipped", "env_steps", "planned"):
+        for name in ("updates", "skipped", "env_steps", "planned", "lr_factor"):
             setattr(self, name, state[name])
         previous = state["previous_gradient"]
         self.statistics.previous = (
