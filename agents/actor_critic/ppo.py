@@ -20,6 +20,9 @@ from agents.core.optimizers import OptimConfig
 from agents.memory import Rollout
 from envs.transition import Transition
 
+LEAST_LR, MOST_LR = 1e-5, 1e-2
+"""Where a learning rate that is steered stays."""
+
 
 @dataclass(frozen=True)
 class PPOConfig(AgentConfig):
@@ -41,6 +44,10 @@ class PPOConfig(AgentConfig):
     """Bring advantages to mean 0 and variance 1 over each rollout."""
     target_kl: float | None = None
     """End an update once the KL divergence from the old policy exceeds 1.5 times this, in nats."""
+    adaptive_kl: float | None = None
+    """KL divergence from the old policy, in nats, that the learning rate is steered to: after each
+    epoch it is divided by 1.5 where the policy moved more than twice as far, multiplied by 1.5
+    where less than half (in the manner of RSL-RL). None: it is as `optim` says."""
     value_weight: float = 0.5
     """Weight of the value's squared error in the loss."""
     entropy_weight: float = 0.0
@@ -58,9 +65,14 @@ class PPOConfig(AgentConfig):
             self.require(name, getattr(self, name) >= 1, "1 or more")
         self.require("gae_lambda", 0 <= self.gae_lambda <= 1, "a number in [0, 1]")
         self.require("clip", self.clip > 0, "a positive number")
-        for name in ("value_clip", "target_kl"):
+        for name in ("value_clip", "target_kl", "adaptive_kl"):
             value = getattr(self, name)
             self.require(name, value is None or value > 0, "a positive number, or None")
+        steered = self.adaptive_kl is not None
+        constant = not steered or self.optim.schedule == "constant"
+        self.require(
+            "adaptive_kl", constant, "None with a schedule, optim.schedule=constant with it"
+        )
         self.require("value_weight", self.value_weight >= 0, "0 or more")
         self.require("entropy_weight", self.entropy_weight >= 0, "0 or more")
 
@@ -139,7 +151,15 @@ class PPO(Agent):
                 moved = c.target_kl is not None and kl(log_ratios[-1]) > 1.5 * c.target_kl
                 if step.skipped or moved:
                     return torch.cat(log_ratios)
+            if c.adaptive_kl is not None:
+                self.steer(float(kl(torch.cat(log_ratios))) / c.adaptive_kl)
         return torch.cat(log_ratios)
+
+    def steer(self, far: float) -> None:
+        """Change the learning rate, the policy having moved `far` times as much as it should."""
+        factor = 1.5 if far < 0.5 else 1 / 1.5 if far > 2.0 else 1.0
+        now = self.learner.lr
+        self.learner.lr_scale *= min(max(now * factor, LEAST_LR), MOST_LR) / now
 
     def loss(
         self,

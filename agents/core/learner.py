@@ -99,7 +99,8 @@ class Learner:
         self.planned: int | None = None
         """Environment steps of the whole training, where they are known."""
         self.lr_scale = 1.0
-        """What the schedule's learning rate is multiplied by; less after a rollback."""
+        """What the schedule's learning rate is multiplied by: moved by an agent that steers it, and
+        less after a rollback."""
         self.observer: Callable[[Learner, Step], None] | None = None
         self._evaluated: tuple[Loss, tuple[Any, ...]] | None = None
         self.moments = optimizers.new_moments(config, self.flat.vector)

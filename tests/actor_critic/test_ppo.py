@@ -1,0 +1,54 @@
+"""PPO's learning rate where it is steered by the KL divergence."""
+
+from itertools import islice
+
+import pytest
+
+import envs
+from agents import PPO, OptimConfig, PPOConfig
+from tests.contract.support import batches, small
+
+
+def agent(**settings):
+    tasks = envs.make("CartPole-v1", num_envs=2)
+    return small(PPO, tasks, **settings), tasks
+
+
+@pytest.mark.parametrize(
+    ("lr", "far", "expected"),
+    [
+        (1e-3, 0.4, 1.5e-3),
+        (1e-3, 0.6, 1e-3),
+        (1e-3, 1.9, 1e-3),
+        (1e-3, 2.1, 1e-3 / 1.5),
+        (9e-3, 0.0, 1e-2),
+        (1.2e-5, 9.0, 1e-5),
+    ],
+)
+def test_the_rate_leaves_its_place_only_outside_the_band(lr, far, expected):
+    ppo, _ = agent(adaptive_kl=0.01, optim={"lr": lr})
+    ppo.steer(far)
+    assert ppo.learner.lr == pytest.approx(expected)
+
+
+def test_the_divergence_comes_to_where_it_is_steered():
+    """From a rate a hundred times too low."""
+    settings = {"rollout_size": 256, "epochs": 4, "batch_size": 64, "adaptive_kl": 0.01}
+    ppo, tasks = agent(**settings, optim={"lr": 1e-5})
+    kls = [ppo.update(batch)["kl"] for batch in islice(batches(ppo, tasks), 24)]
+    assert kls[0] < 1e-3
+    assert 0.003 < sum(kls[-8:]) / 8 < 0.04
+    assert ppo.learner.lr > 3e-4
+
+
+def test_a_steered_rate_is_resumed():
+    ppo, _ = agent(adaptive_kl=0.01)
+    ppo.steer(9.0)
+    other, _ = agent(adaptive_kl=0.01)
+    other.load_state_dict(ppo.state_dict())
+    assert other.learner.lr == ppo.learner.lr < ppo.config.optim.lr
+
+
+def test_a_schedule_and_a_steered_rate_exclude_each_other():
+    with pytest.raises(ValueError, match=r"adaptive_kl is 0\.01: use None with a schedule"):
+        PPOConfig(adaptive_kl=0.01, optim=OptimConfig(schedule="linear"))
