@@ -9,8 +9,8 @@ with envs.make("CartPole-v1", num_envs=8) as tasks:
     agent.save("ppo.safetensors")
 """
 
-from agents.actor_critic.a2c import A2C, A2CConfig
-from agents.actor_critic.ppo import PPO, PPOConfig
+from agents.actor_critic.a2c import A2C, A2CConfig, RecurrentA2C, RecurrentA2CConfig
+from agents.actor_critic.ppo import PPO, PPOConfig, RecurrentPPO, RecurrentPPOConfig
 from agents.agent import Actor, Agent, AgentConfig
 from agents.core.files import CheckpointError
 from agents.core.network import NetworkConfig
@@ -80,6 +80,10 @@ __all__ = [
     "Rainbow",
     "RainbowConfig",
     "Recorder",
+    "RecurrentA2C",
+    "RecurrentA2CConfig",
+    "RecurrentPPO",
+    "RecurrentPPOConfig",
     "Run",
     "SARSAConfig",
     "StreamQ",

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from envs import _identity, arcade, deep_sea, probe
+from envs import _identity, arcade, deep_sea, probe, wrappers
 from envs.transition import Transition
 from envs.vector import Episode, RestoreWarning, VectorEnv
 
@@ -27,6 +27,7 @@ __all__ = [
 _identity.check()
 probe.register()
 deep_sea.register()
+wrappers.register()
 
 EXTRA = ("Box2D", "moviepy", "pygame")
 """Packages that the extra `chainrule[envs]` brings."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agents.actor_critic.a2c import A2C
-from agents.actor_critic.ppo import PPO
+from agents.actor_critic.a2c import A2C, RecurrentA2C
+from agents.actor_critic.ppo import PPO, RecurrentPPO
 from agents.agent import Agent
 from agents.core.files import CheckpointError, read_arrays
 from agents.policy_gradient.reinforce import REINFORCE
@@ -24,7 +24,7 @@ from agents.sarsa.stream_sarsa import StreamSARSA
 AGENTS: dict[str, type[Agent]] = {
     cls.name: cls
     for cls in (
-        *(REINFORCE, A2C, PPO),
+        *(REINFORCE, A2C, RecurrentA2C, PPO, RecurrentPPO),
         *(DQN, C51, QRDQN, IQN, Rainbow, BootstrappedDQN, PQN, StreamQ),
         *(SARSA, ExpectedSARSA, StreamSARSA),
     )

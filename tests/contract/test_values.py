@@ -5,6 +5,7 @@ rewards and observations kept together, and nothing learned from the rows in whi
 environment resets itself.
 """
 
+import math
 from typing import Any
 
 import gymnasium
@@ -46,23 +47,55 @@ GENTLE = QUICK["optim"] | {"lr": 7e-3, "max_grad_norm": 0.5}
 """The likelihood of an action has steep gradients once a Gaussian is narrow."""
 
 
-def learned(agent, observations):
+def remembered(agent, kind):
+    """V of each state as it is met in the course of episodes: a network with a memory knows more
+    than what it sees, and values what it has never met at random."""
+    env, met = kind(), {}
+    for seed in range(20):
+        (obs, _), over, state, steps = env.reset(seed=seed), False, None, 0
+        while not over and steps < 3:
+            number, row = env.state, torch.from_numpy(obs)[None]
+            output = agent.network(row, state=state)
+            met.setdefault(number, []).append(float(output["value"]))
+            obs, _, *ends, _ = env.step(int(output["policy"].argmax()))
+            over, state, steps = any(ends), output["state"], steps + 1
+    return np.array([np.mean(met[number]) for number in range(len(kind.observations))])
+
+
+def learned(agent, kind):
     """What the agent's networks say of states: Q `(S, A)` by "q", V `(S,)` by "value"."""
     with torch.no_grad():
+        if agent.config.network.recurrent != "none":
+            return [("value", remembered(agent, kind))]
         if isinstance(agent, BootstrappedDQN):  # every member's, not their mean alone
-            return [("q", q.numpy()) for q in agent.q(torch.from_numpy(observations))]
+            return [("q", q.numpy()) for q in agent.q(torch.from_numpy(kind.observations))]
         if hasattr(agent, "q_values"):
-            return [("q", agent.q_values(torch.from_numpy(observations)).numpy())]
+            return [("q", agent.q_values(torch.from_numpy(kind.observations)).numpy())]
         outputs = [
             (head, output.numpy())
             for learner in agent.learners.values()
             for module in learner.modules.values()
             if isinstance(module, Network)
-            for head, output in module(torch.from_numpy(observations)).items()
+            for head, output in module(torch.from_numpy(kind.observations)).items()
             if head in ("q", "value")
         ]
     assert outputs, "no head is called q or value: tell here how this agent's values are read"
     return outputs
+
+
+class Interrupted(probe.Truncation):
+    """Truncated half the time. An agent with a memory knows when it is three steps into an episode,
+    and if nothing ever followed upon three it could not know what is worth how much there."""
+
+    limit = math.inf
+
+    def step(self, action):
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, bool(self.np_random.random() < 0.5), info
+
+
+if Interrupted.id not in gymnasium.registry:
+    gymnasium.register(Interrupted.id, entry_point=Interrupted)
 
 
 def at_random(agent):
@@ -97,6 +130,8 @@ CASES = [(kind, "4") for kind in probe.DISCRETE] + [
     ("kind", "form"), CASES, ids=[f"{kind.__name__}-{form}" for kind, form in CASES]
 )
 def test_the_values_of_a_probe_are_learned(cls, kind, form, monkeypatch):
+    if kind is probe.Truncation and cls.Config().network.recurrent != "none":
+        kind = Interrupted
     tasks = FORMS[form](kind)
     agent = small(cls, tasks, seed=1, **QUICK | SLOWER.get(cls.name, {}))
     if cls is BootstrappedDQN:  # it has no epsilon, and does no more what no member believes in
@@ -104,7 +139,7 @@ def test_the_values_of_a_probe_are_learned(cls, kind, form, monkeypatch):
     # V of the optimal policy is known, and here that policy has to be found first.
     train(agent, tasks, 8000 if kind is probe.DelayedReward else 3000)
     monkeypatch.undo()
-    for head, values in learned(agent, kind.observations):
+    for head, values in learned(agent, kind):
         known = kind.q_values(GAMMA) if head == "q" else kind.values(GAMMA)
         np.testing.assert_allclose(values, known, atol=0.08, err_msg=head)
     q_values = kind.q_values(GAMMA)
@@ -127,7 +162,7 @@ def test_the_values_and_actions_of_the_continuous_probe_are_learned(cls):
         assert agent.act(seen) == pytest.approx(best, abs=0.1)
         action, _ = agent.actor(2000).act(np.tile(seen, (2000, 1)))
         earned.append(np.mean(seen - (np.clip(action, -1, 1) - seen / 2) ** 2))
-    for head, values in learned(agent, kind.observations):
+    for head, values in learned(agent, kind):
         np.testing.assert_allclose(values, earned, atol=0.06, err_msg=head)
     np.testing.assert_allclose(earned, kind.values(GAMMA), atol=0.15)
 
