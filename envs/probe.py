@@ -181,7 +181,7 @@ class Truncation(Probe):
     observations = _seen(1, -1)
     rewards = ((1.0, 1.0), (-1.0, -1.0))
     successors = ((1, 1), (0, 0))
-    limit = 3
+    limit: ClassVar[float] = 3
 
     @classmethod
     def q_values(cls, gamma: float) -> NDArray[np.float64]:

@@ -320,7 +320,9 @@ class Network(nn.Module):
             x = x.expand(self.trunks, -1, -1)
         features, after = memory(self._through_trunk(x, None).unflatten(-2, steps), state, start)
         features = features.flatten(-3, -2)  # ([E,] T N, size)
-        features = features.unflatten(-2, lead) if rows is None else features.index_select(-2, rows)
+        if rows is not None:
+            features = features.index_select(-2, rows)
+        features = features.reshape(*features.shape[:-2], *lead, features.shape[-1])
         if self.shared:
             parts = [features] * len(self.heads)
         else:
