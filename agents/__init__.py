@@ -9,9 +9,9 @@ with envs.make("CartPole-v1", num_envs=8) as tasks:
     agent.save("ppo.safetensors")
 """
 
-from agents.actor_critic.a2c import A2C, A2CConfig
+from agents.actor_critic.a2c import A2C, A2CConfig, RecurrentA2C, RecurrentA2CConfig
 from agents.actor_critic.crossq import CrossQ, CrossQConfig
-from agents.actor_critic.ppo import PPO, PPOConfig
+from agents.actor_critic.ppo import PPO, PPOConfig, RecurrentPPO, RecurrentPPOConfig
 from agents.actor_critic.sac import (
     REDQ,
     SAC,
@@ -107,6 +107,10 @@ __all__ = [
     "Rainbow",
     "RainbowConfig",
     "Recorder",
+    "RecurrentA2C",
+    "RecurrentA2CConfig",
+    "RecurrentPPO",
+    "RecurrentPPOConfig",
     "Run",
     "SACConfig",
     "SARSAConfig",

@@ -101,6 +101,13 @@ class Agent:
     batch_statistics: ClassVar[bool] = False
     """Whether its losses hand back batch statistics, which batch renormalisation learns by."""
 
+    recurrent: ClassVar[bool] = False
+    """Whether it learns with a network that remembers, if the config asks for one."""
+
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Names of what episodes may carry that the memory is to keep with each step, as it was when
+    the action was chosen: in a transition's `extras`."""
+
     memory: Rollout | Replay | Stream
 
     def __init__(
@@ -209,6 +216,11 @@ class Agent:
             raise ValueError(
                 "network.norm='batch_renorm' is for agents whose losses hand back batch "
                 f"statistics, {self.name} would never learn them: use none or layer"
+            )
+        if config.recurrent != "none" and not self.recurrent:
+            raise ValueError(
+                f"network.recurrent is {config.recurrent!r}, and {self.name} does not "
+                "learn from sequences: use none, or an agent that does, such as recurrent_ppo"
             )
         if self._trunk is not None:
             for name in ("conv", "hidden_sizes", "activation", "block", "norm", "residual"):
@@ -331,14 +343,7 @@ class Agent:
         Each is taken for the first of an episode: an actor knows what came before. Raises
         ValueError when the observation does not fit the space or is not finite.
         """
-        flat = self.observations.flatten(obs)
-        if not np.isfinite(flat).all():
-            raise ValueError("the observation is not finite: there is no sensible action for it")
-        rows = flat.reshape(-1, flat.shape[-1])
-        carried = self.begin(len(rows), explore, self._predictions)
-        action = self._act(rows, carried, explore, self._predictions)
-        action = action.reshape(flat.shape[:-1] + action.shape[1:])
-        return self.actions.unflatten(action[()], fit=True)
+        return self._predict(obs, None, None, explore)[0]
 
     def predict(
         self,
@@ -347,8 +352,38 @@ class Agent:
         episode_start: Any = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        """`(action, state)`, so that Stable-Baselines3's tools accept the agent."""
-        return self.act(observation, explore=not deterministic), state
+        """`(action, state)`, so that Stable-Baselines3's tools accept the agent.
+
+        `state` is what the episodes carry along, as the last call gave it; where `episode_start` is
+        true, and without a state, an episode begins. What an agent that carries nothing is given is
+        given back.
+        """
+        action, carried = self._predict(observation, state, episode_start, not deterministic)
+        return action, carried or state
+
+    def _predict(
+        self, obs: Any, state: Any, episode_start: Any, explore: bool
+    ) -> tuple[Any, Carried]:
+        flat = self.observations.flatten(obs)
+        if not np.isfinite(flat).all():
+            raise ValueError("the observation is not finite: there is no sensible action for it")
+        rows = flat.reshape(-1, flat.shape[-1])
+        carried = self.begin(len(rows), explore, self._predictions)
+        if carried and state is not None:
+            start = np.zeros(len(rows), bool) if episode_start is None else episode_start
+            start = np.broadcast_to(np.asarray(start, bool).reshape(-1), len(rows))
+            for name, begun in carried.items():
+                before = state[name] if isinstance(state, Mapping) and name in state else None
+                if before is None or np.shape(before) != begun.shape:
+                    raise ValueError(
+                        f"the state is none that {self.name} gave for {len(rows)} observations: "
+                        "give None where their episodes begin"
+                    )
+                kept = ~start.reshape(-1, *[1] * (begun.ndim - 1))
+                carried[name] = np.where(kept, np.asarray(before, begun.dtype), begun)
+        action = self._act(rows, carried, explore, self._predictions)
+        action = action.reshape(flat.shape[:-1] + action.shape[1:])
+        return self.actions.unflatten(action[()], fit=True), carried
 
     def actor(self, num_envs: int, explore: bool = True, seed: int = 0) -> Actor:
         """What steps `num_envs` environments with this agent."""
@@ -557,11 +592,12 @@ class Actor:
         from what it drew.
         """
         flat = self.agent.observations.flatten(obs)
+        extras = {n: self.carried[n].copy() for n in self.agent.kept if n in self.carried}
         action = self.agent._act(flat, self.carried, self.explore, self.rng)
-        return self.agent.actions.unflatten(action), {}
+        return self.agent.actions.unflatten(action), extras
 
     def reset(self, done: np.ndarray) -> None:
-        """Told after each step where `(N,)` an episode ended: nothing is carried beyond it."""
+        """Told after each step where `(N,)` it leads on to another episode, `Transition.over`."""
         if self.carried and done.any():
             begun = self.agent.begin(int(np.count_nonzero(done)), self.explore, self.rng)
             for name, array in begun.items():

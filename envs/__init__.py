@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from envs import _identity, arcade, bit_flip, classic, deep_sea, pooled, probe
+from envs import _identity, arcade, bit_flip, classic, deep_sea, pooled, probe, wrappers
 from envs.transition import Transition
 from envs.vector import Episode, RestoreWarning, VectorEnv
 
@@ -29,6 +29,7 @@ _identity.check()
 probe.register()
 deep_sea.register()
 bit_flip.register()
+wrappers.register()
 
 EXTRA = {"Box2D": "envs", "moviepy": "envs", "pygame": "envs", "mujoco": "mujoco"}
 """Packages, and the extra `chainrule[...]` that brings them."""

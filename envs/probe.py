@@ -193,12 +193,30 @@ class Truncation(Probe):
     observations = _seen(1, -1)
     rewards = ((1.0, 1.0), (-1.0, -1.0))
     successors = ((1, 1), (0, 0))
-    limit = 3
+    limit: ClassVar[float] = 3
 
     @classmethod
     def q_values(cls, gamma: float) -> NDArray[np.float64]:
         value = 1 / (1 + gamma)
         return np.array([[value, value], [-value, -value]])
+
+
+class Recall(Probe):
+    """A cue s = ±1 is seen in the first of four steps; in the last, action 1 pays s, action 0 -s.
+
+    V = γ³ at the cue, 1 before the last action. Does the agent remember what it no longer sees? One
+    that does not earns 0 on average, whatever it does: after the cue everything looks alike.
+    """
+
+    observations = _seen(1, -1, 0, 0, 0, 0, 0, 0)
+    rewards = ((0.0, 0.0),) * 6 + ((-1.0, 1.0), (1.0, -1.0))
+    successors = ((2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (7, 7), (END, END), (END, END))
+    starts = (0, 1)
+
+    @classmethod
+    def q_values(cls, gamma: float) -> NDArray[np.float64]:
+        before = [[gamma**ahead] * 2 for ahead in (3, 3, 2, 2, 1, 1)]
+        return np.array([*before, [-1.0, 1.0], [1.0, -1.0]])
 
 
 class BoxAction(Probe):
@@ -237,7 +255,9 @@ DISCRETE: tuple[type[Probe], ...] = (
 """The probes with two actions, the simplest first."""
 CONTINUOUS: tuple[type[Probe], ...] = (BoxAction,)
 """The probes with a Box of actions."""
-PROBES = DISCRETE + CONTINUOUS
+MEMORY: tuple[type[Probe], ...] = (Recall,)
+"""The probes whose states are not told apart by what is seen in them."""
+PROBES = DISCRETE + CONTINUOUS + MEMORY
 
 
 def register() -> None:

@@ -39,6 +39,11 @@ class Transition:
         """Where the episode ended, for whatever reason: a trace is cut here."""
         return self.terminated | self.truncated
 
+    @property
+    def over(self) -> Any:
+        """Where the next step is of another episode: after an end, or a step spent on a reset."""
+        return self.terminated | self.truncated | ~self.valid
+
     def discount(self, gamma: float) -> Any:
         """What the value of `next_obs` is multiplied by: γ^steps, or 0 after a termination."""
         return gamma**self.steps * ~self.terminated

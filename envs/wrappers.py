@@ -13,6 +13,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import WrapperSpec
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
@@ -26,6 +27,25 @@ VELOCITIES: dict[str, tuple[int, ...]] = {
     "Pendulum": (2,),
 }
 """Where the velocities stand in a task's observation, by its name without the version."""
+POSITION_ONLY = "chainrule/PositionOnlyCartPole-v0"
+"""CartPole-v1 without its velocities, which follow from two observations, not from one."""
+
+
+def register() -> None:
+    """Makes `POSITION_ONLY` known to `gymnasium.make`; to call it again does nothing."""
+    if POSITION_ONLY not in gymnasium.registry:
+        hide = WrapperSpec(
+            "HideVelocity",
+            f"{__name__}:HideVelocity",
+            {"velocities": VELOCITIES["CartPole"]},
+        )
+        gymnasium.register(
+            POSITION_ONLY,
+            entry_point="gymnasium.envs.classic_control.cartpole:CartPoleEnv",
+            max_episode_steps=500,
+            reward_threshold=475.0,
+            additional_wrappers=(hide,),
+        )
 
 
 def _box(env: gymnasium.Env[Any, Any], wrapper: str) -> spaces.Box:

@@ -6,6 +6,7 @@ Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", in its
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from agents.core import acting
 from agents.core.distributions import PolicyConfig, policy_for
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.memory import Rollout
+from agents.core.recurrent import History
+from agents.memory import Rollout, samples
 from envs.transition import Transition
 
 
@@ -56,17 +58,18 @@ class A2C(Agent):
     """Actions of any kind."""
 
     name = "a2c"
-    Config = A2CConfig
+    Config: ClassVar[type[A2CConfig]] = A2CConfig
+    recurrent, kept = True, ("state",)
     config: A2CConfig
 
     def build(self) -> None:
         self.policy = policy_for(self.action_space, self.config.policy)
         self.network = self.new_network({"policy": self.policy.head, "value": "scalar"})
-        self.learner = self.new_learner("a2c", network=self.network)
+        self.learner = self.new_learner(self.name, network=self.network)
         self.memory = Rollout(self.config.rollout_size, device=self.device)
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
-        return acting.begin(self.policy, self.network, count, rng) if explore else {}
+        return acting.begin(self.policy, self.network, count, explore, rng)
 
     def carry_on(
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
@@ -78,8 +81,10 @@ class A2C(Agent):
 
     def update(self, batch: Transition) -> Metrics:
         with torch.no_grad():
-            value = self.network(batch.obs, only="value")["value"]
-            next_value = self.network(batch.next_obs, only="value")["value"]
+            output = self.network(batch.obs, only="value", state=batch.extras.get("state"))
+            after = output.get("state")  # a recurrent network's, which the successor is valued in
+            next_value = self.network(batch.next_obs, only="value", state=after)["value"]
+        value = output["value"]
         advantage = targets.gae(
             self.scaled(batch.reward),
             batch.discount(self.config.gamma),
@@ -91,13 +96,18 @@ class A2C(Agent):
         returns = advantage + value
         if self.config.normalize_advantage:
             advantage = losses.standardized(advantage, batch.valid)
-        inputs = [x[batch.valid] for x in (batch.obs, batch.action, returns, advantage)]
-        noise = self.network.sample_noise((len(inputs[0]),), self.noise)
+        inputs = samples(batch, (batch.action, returns, advantage)).whole()
+        noise = self.network.sample_noise((len(inputs[1]),), self.noise)
         self.learner.minimize(self.loss, *inputs, noise)
         return {"explained_variance": losses.explained_variance(value, returns, batch.valid)}
 
     def loss(
-        self, obs: Tensor, action: Tensor, returns: Tensor, advantage: Tensor, noise: list[Tensor]
+        self,
+        obs: Tensor | History,
+        action: Tensor,
+        returns: Tensor,
+        advantage: Tensor,
+        noise: list[Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         output = self.network(obs, noise)
         log_prob = self.policy.log_prob(output["policy"], action)
@@ -111,3 +121,19 @@ class A2C(Agent):
             terms["entropy"] = -self.config.entropy_weight * entropy
         aux = {"prediction": output["value"].detach(), "target": returns}
         return terms, aux | {"policy_entropy": entropy.detach()}
+
+
+@dataclass(frozen=True)
+class RecurrentA2CConfig(A2CConfig):
+    """An LSTM, as in the paper."""
+
+    rollout_size: int = 160
+    network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig(shared_trunk=False, recurrent="lstm")
+    )
+
+
+class RecurrentA2C(A2C):
+    """A2C with a network that remembers the episode; it learns through one rollout at a time."""
+
+    name, Config = "recurrent_a2c", RecurrentA2CConfig

@@ -6,6 +6,7 @@ Schulman et al. 2017, "Proximal policy optimization algorithms".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from agents.core import acting
 from agents.core.distributions import PolicyConfig, policy_for
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.memory import Rollout
+from agents.core.recurrent import History
+from agents.memory import Rollout, Rows, Sequences, samples
 from envs.transition import Transition
 
 LEAST_LR, MOST_LR = 1e-5, 1e-2
@@ -34,6 +36,9 @@ class PPOConfig(AgentConfig):
     """Passes over each rollout."""
     batch_size: int = 64
     """Transitions in each minibatch, or nearly: a rollout is split into ones of equal size."""
+    sequence_length: int | None = None
+    """Steps that a recurrent network learns through at a time, from the state it was in when it
+    acted: minibatches are made of such stretches. None: of all that an environment gave."""
     gae_lambda: float = 0.95
     """λ of the generalised advantages (Schulman et al. 2016)."""
     clip: float = 0.2
@@ -63,6 +68,9 @@ class PPOConfig(AgentConfig):
         super().__post_init__()
         for name in ("rollout_size", "epochs", "batch_size"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
+        length, recurrent = self.sequence_length, self.network.recurrent != "none"
+        fits = length is None or (recurrent and length >= 1)
+        self.require("sequence_length", fits, "1 or more with network.recurrent, or None")
         self.require("gae_lambda", 0 <= self.gae_lambda <= 1, "a number in [0, 1]")
         self.require("clip", self.clip > 0, "a positive number")
         for name in ("value_clip", "target_kl", "adaptive_kl"):
@@ -81,17 +89,18 @@ class PPO(Agent):
     """Actions of any kind."""
 
     name = "ppo"
-    Config = PPOConfig
+    Config: ClassVar[type[PPOConfig]] = PPOConfig
+    recurrent, kept = True, ("state",)
     config: PPOConfig
 
     def build(self) -> None:
         self.policy = policy_for(self.action_space, self.config.policy)
         self.network = self.new_network({"policy": self.policy.head, "value": "scalar"})
-        self.learner = self.new_learner("ppo", network=self.network)
+        self.learner = self.new_learner(self.name, network=self.network)
         self.memory = Rollout(self.config.rollout_size, device=self.device)
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
-        return acting.begin(self.policy, self.network, count, rng) if explore else {}
+        return acting.begin(self.policy, self.network, count, explore, rng)
 
     def carry_on(
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
@@ -107,8 +116,9 @@ class PPO(Agent):
         # 2022, "Consistent dropout for policy gradient reinforcement learning").
         noise = self.network.sample_noise(tuple(batch.reward.shape), self.noise) or []
         with torch.no_grad():
-            output = self.network(batch.obs, noise)
-            next_value = self.network(batch.next_obs, only="value")["value"]
+            output = self.network(batch.obs, noise, state=batch.extras.get("state"))
+            after = output.get("state")  # a recurrent network's, which the successor is valued in
+            next_value = self.network(batch.next_obs, only="value", state=after)["value"]
             log_prob = self.policy.log_prob(output["policy"], batch.action)
         value = output["value"]
         advantage = targets.gae(
@@ -122,8 +132,10 @@ class PPO(Agent):
         returns = advantage + value
         if self.config.normalize_advantage:
             advantage = losses.standardized(advantage, batch.valid)
-        columns = (batch.obs, batch.action, log_prob, value, returns, advantage, *noise)
-        log_ratio = self.optimize([x[batch.valid] for x in columns])
+        # One bad number spoils a whole rollout: then it is one batch, which the learner refuses.
+        size = self.config.batch_size if advantage[batch.valid].isfinite().all() else None
+        columns = (batch.action, log_prob, value, returns, advantage, *noise)
+        log_ratio = self.optimize(samples(batch, columns, self.config.sequence_length), size)
         return {
             "explained_variance": losses.explained_variance(value, returns, batch.valid),
             "policy_entropy": float(self.policy.entropy(output["policy"])[batch.valid].mean()),
@@ -133,19 +145,17 @@ class PPO(Agent):
             ),
         }
 
-    def optimize(self, data: list[Tensor]) -> Tensor:
-        """Epochs of minibatches over the rollout, until the policy has moved far enough.
+    def optimize(self, data: Rows | Sequences, size: int | None) -> Tensor:
+        """Epochs of minibatches of about `size` rows, until the policy has moved far enough.
 
-        Returns log π(a|s) - log π_old(a|s) as seen in the last epoch.
+        With size None the rollout is one batch. Returns log π(a|s) - log π_old(a|s) as seen in
+        the last epoch.
         """
-        c, size = self.config, len(data[0])
-        # One bad number spoils a whole rollout: then it is one batch, which the learner refuses.
-        finite = data[5].isfinite().all()
-        minibatches = max(1, round(size / c.batch_size)) if finite else 1
+        c = self.config
+        count = max(1, round(len(data) / size)) if size else 1
         for _ in range(c.epochs):
-            order = torch.from_numpy(self.rng.permutation(size)).to(self.device)
             log_ratios = []
-            for minibatch in zip(*(x[order].tensor_split(minibatches) for x in data), strict=True):
+            for minibatch in data.shuffled(count, self.rng):
                 step = self.learner.minimize(self.loss, *minibatch)
                 log_ratios.append(step.aux["log_ratio"])
                 moved = c.target_kl is not None and kl(log_ratios[-1]) > 1.5 * c.target_kl
@@ -163,7 +173,7 @@ class PPO(Agent):
 
     def loss(
         self,
-        obs: Tensor,
+        obs: Tensor | History,
         action: Tensor,
         old_log_prob: Tensor,
         old_value: Tensor,
@@ -191,3 +201,19 @@ class PPO(Agent):
 def kl(log_ratio: Tensor) -> Tensor:
     """KL(π_old, π) from samples of π_old, by the low-variance estimator E[ρ - 1 - log ρ]."""
     return (log_ratio.exp() - 1.0 - log_ratio).mean()
+
+
+@dataclass(frozen=True)
+class RecurrentPPOConfig(PPOConfig):
+    """A GRU, the best of the memories that PPO was tried with in Morad et al. 2023, "POPGym"."""
+
+    sequence_length: int | None = 32
+    network: NetworkConfig = field(
+        default_factory=lambda: NetworkConfig(shared_trunk=False, recurrent="gru")
+    )
+
+
+class RecurrentPPO(PPO):
+    """PPO with a network that remembers the episode."""
+
+    name, Config = "recurrent_ppo", RecurrentPPOConfig

@@ -85,7 +85,7 @@ class TRPO(Agent):
         self.memory = Rollout(self.config.rollout_size, device=self.device)
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
-        return acting.begin(self.policy, self.network, count, rng) if explore else {}
+        return acting.begin(self.policy, self.network, count, explore, rng)
 
     def carry_on(
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator

@@ -11,16 +11,25 @@ from agents.core.network import Network
 Carried = dict[str, np.ndarray]
 
 
-def begin(policy: Distribution, network: Network, count: int, rng: np.random.Generator) -> Carried:
-    """What each of `count` environments carries through its episode: with gSDE its noise.
+def begin(
+    policy: Distribution, network: Network, count: int, explore: bool, rng: np.random.Generator
+) -> Carried:
+    """What each of `count` environments carries through its episode.
 
-    `gsde` are the factors ε `(count, features, A)` by which features become noise, `age` the steps
-    since they were drawn. Nothing for other policies.
+    A network that remembers has its `state`. A policy that explores with gSDE has its noise: `gsde`
+    are the factors ε `(count, features, A)` by which features become noise, `age` the steps since
+    they were drawn.
     """
-    if not isinstance(policy, Gaussian) or policy.config.std != "gsde":
-        return {}
-    shape = (count, network.features("policy"), policy.size)
-    return {"gsde": rng.standard_normal(shape, np.float32), "age": np.zeros(count, np.int64)}
+    carried = network.begin(count)
+    if explore and isinstance(policy, Gaussian) and policy.config.std == "gsde":
+        carried |= {"gsde": _factors(policy, network, count, rng), "age": np.zeros(count, np.int64)}
+    return carried
+
+
+def _factors(
+    policy: Gaussian, network: Network, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    return rng.standard_normal((count, network.features("policy"), policy.size), np.float32)
 
 
 def draw(
@@ -35,10 +44,10 @@ def draw(
     if explore and "gsde" in carried and isinstance(policy, Gaussian):
         age, steps = carried["age"], policy.config.gsde_steps
         if steps is not None and (old := age >= steps).any():
-            carried["gsde"][old] = begin(policy, network, int(old.sum()), rng)["gsde"]
+            carried["gsde"][old] = _factors(policy, network, int(old.sum()), rng)
             age[old] = 0
         age += 1
-        output = network(obs, only="policy", gsde=obs.new_tensor(carried["gsde"]))["policy"]
-        return policy.mode(output.cpu().numpy())  # the means lie where the noise has put them
-    output = network(obs, only="policy")["policy"].cpu().numpy()
+        moved = network.carry_on(obs, carried, "policy", obs.new_tensor(carried["gsde"]))
+        return policy.mode(moved.cpu().numpy())  # the means lie where the noise has put them
+    output = network.carry_on(obs, carried, "policy").cpu().numpy()
     return policy.sample(output, rng) if explore else policy.mode(output)

@@ -23,6 +23,7 @@ from agents.core.blocks import (
 )
 from agents.core.files import check_types
 from agents.core.initialization import Init
+from agents.core.recurrent import History, Recurrent
 from agents.core.residual import LayerNorm, ResidualBlock
 from agents.core.spaces import Observations
 
@@ -63,6 +64,11 @@ class NetworkConfig:
     the place of random actions; for agents that value actions from a replay."""
     shared_trunk: bool = True
     """One trunk for all heads, or one of its own for each head."""
+    recurrent: Literal["none", "gru", "lstm"] = "none"
+    """A layer after the hidden ones that remembers what was seen earlier in the episode, in each
+    trunk (GRU: Cho et al. 2014, LSTM: Hochreiter & Schmidhuber 1997)."""
+    recurrent_size: int | None = None
+    """Units of the recurrent layer; None: as many as the last hidden layer has."""
 
     def __post_init__(self) -> None:
         check_types(self, "network.")
@@ -89,6 +95,22 @@ class NetworkConfig:
                 "network.residual adds what was not normalised to what was with "
                 "network.norm='batch_renorm': set residual=False, or norm to layer or none"
             )
+        if self.recurrent == "none":
+            if self.recurrent_size is not None:
+                raise ValueError(
+                    f"network.recurrent_size is {self.recurrent_size}, which has no effect without "
+                    "a recurrent layer: use None, or network.recurrent gru or lstm"
+                )
+        elif self.memory_size < 1:
+            raise ValueError(
+                f"network.recurrent_size is {self.recurrent_size}: use 1 or more, or None with "
+                "hidden layers"
+            )
+        elif self.dropout or self.noisy:
+            raise ValueError(
+                "network.recurrent goes without dropout and noisy layers: its states while "
+                "learning have to be those while acting"
+            )
         if (self.residual and len(set(self.hidden_sizes)) > 1) or (
             self.residual and len(self.hidden_sizes) < 2
         ):
@@ -98,6 +120,8 @@ class NetworkConfig:
             )
         if not self.hidden_sizes:
             for name, neutral in (("norm", "none"), ("dropout", 0.0), ("shared_trunk", True)):
+                if name == "shared_trunk" and self.recurrent != "none":
+                    continue
                 if (value := getattr(self, name)) != neutral:
                     raise ValueError(
                         f"network.{name} is {value}, which has no effect without hidden layers: "
@@ -116,6 +140,12 @@ class NetworkConfig:
                 "network.block='simba' needs one or more blocks of one width, hidden_sizes is "
                 f"{self.hidden_sizes}"
             )
+
+    @property
+    def memory_size(self) -> int:
+        """Units of the recurrent layer."""
+        size = self.recurrent_size
+        return size if size is not None else self.hidden_sizes[-1] if self.hidden_sizes else 0
 
 
 @dataclass(frozen=True)
@@ -183,6 +213,9 @@ class Network(nn.Module):
     replaces the built one. With an `action_size` the hidden layers read that many numbers of an
     action too, behind the observation's: a critic Q(s, a).
 
+    With `config.recurrent` a row depends on what was seen before it: `forward` reads a `History`
+    too, and `begin` and `carry_on` act with it.
+
     Raises ValueError for a space that is not supported or options that make no sense together.
     """
 
@@ -215,16 +248,25 @@ class Network(nn.Module):
                 f"{next(iter(specs))!r}: leave it True"
             )
         self.conv: ConvTrunk | None = None
+        members = ("trunk",) if self.shared else own
         if trunk is not None:
             features = _features_of(trunk, config)
             self.trunk = trunk
         else:
-            members = ("trunk",) if self.shared else own
             self.conv = _convolutions(self.observations, config, members, generator)
             inputs = self.conv.out_features if self.conv else self.observations.features
             sizes = (inputs + action_size, *config.hidden_sizes)
             features = sizes[-1]
             self.trunk = nn.ModuleList(_trunk(sizes, members, config, generator))
+        self.memory: Recurrent | None = None
+        """The recurrent layer."""
+        if config.recurrent != "none":
+            units = config.memory_size
+            named = tuple(member.replace("trunk", config.recurrent) for member in members)
+            self.memory = Recurrent(
+                config.recurrent, features, units, named, config.init, generator
+            )
+            features = units
         # A tuple beside the registered list: looking a module up in its parent takes microseconds.
         self._layers = tuple(self.trunk) if isinstance(self.trunk, nn.ModuleList) else None
         self._takes_noise = [isinstance(i, HiddenLayer | ResidualBlock) for i in self._layers or ()]
@@ -249,13 +291,14 @@ class Network(nn.Module):
 
     def forward(
         self,
-        obs: Tensor,
+        obs: Tensor | History,
         noise: Sequence[Tensor] | None = None,
         only: str | None = None,
         tau: Tensor | None = None,
         action: Tensor | None = None,
         statistics: dict[str, Tensor] | None = None,
         gsde: Tensor | None = None,
+        state: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The heads' outputs for observations `(..., size)`; with `only` just that head's.
 
@@ -268,12 +311,22 @@ class Network(nn.Module):
         its aux, and the learner commits it. Without, it normalises by the buffers.
         `gsde` `(..., features, size)` are standard normal factors that move the means of a head
         with `gsde`.
+
+        A recurrent network takes each observation for a step from its own `state`
+        `(..., state size)`, or for the first of an episode without one, and gives out the "state"
+        after it too. Of a `History` it gives the rows asked for.
         """
-        outputs = self._outputs(obs, noise, only, tau, action, statistics, gsde)
+        if self.memory is not None:
+            outputs = self._remembering(self.memory, obs, only, state, gsde)
+        elif isinstance(obs, History):
+            raise ValueError("a History is for a network with network.recurrent")
+        else:
+            outputs = self._outputs(obs, noise, only, tau, action, statistics, gsde)
         if self._masked:
-            mask = self.observations.mask
+            rows = obs.obs.flatten(0, 1)[obs.rows] if isinstance(obs, History) else obs
+            allowed = rows[..., self.observations.mask] > 0
             for name in self._masked & outputs.keys():
-                outputs[name] = torch.where(obs[..., mask] > 0, outputs[name], FORBIDDEN)
+                outputs[name] = torch.where(allowed, outputs[name], FORBIDDEN)
         return outputs
 
     def features(self, head: str) -> int:
@@ -319,8 +372,71 @@ class Network(nn.Module):
         features_of = dict(zip(self.heads, parts, strict=True))
         return {name: head(features_of[name], None, tau, False, gsde) for name, head in heads}
 
+    def _remembering(
+        self,
+        memory: Recurrent,
+        obs: Tensor | History,
+        only: str | None,
+        state: Tensor | None,
+        gsde: Tensor | None,
+    ) -> dict[str, Tensor]:
+        if isinstance(obs, History):
+            x, state, start, rows = obs
+            lead = rows.shape
+        else:  # a sequence of one row, of as many environments as there are observations
+            lead, start, rows = obs.shape[:-1], None, None
+            x = obs.reshape(1, -1, obs.shape[-1])
+            size = memory.state_size
+            state = obs.new_zeros(1).expand(x.shape[1], size) if state is None else state
+            state = state.reshape(-1, size)
+        steps, x = x.shape[:2], self.observations.expand(x.flatten(0, 1))
+        if self.conv is not None:
+            x = self.conv(x)
+        elif not self.shared:
+            x = x.expand(self.trunks, -1, -1)
+        features, after = memory(self._through_trunk(x).unflatten(-2, steps), state, start)
+        features = features.flatten(-3, -2)  # ([E,] T N, size)
+        if rows is not None:
+            features = features.index_select(-2, rows)
+        features = features.reshape(*features.shape[:-2], *lead, features.shape[-1])
+        if self.shared:
+            parts = [features] * len(self.heads)
+        else:
+            counts = self._counts or [1] * len(self.heads)
+            parts = [part.squeeze(0) for part in features.split(counts)]
+        output = {
+            name: head(part, None, None, self.shared, gsde)
+            for (name, head), part in zip(self.heads.items(), parts, strict=True)
+            if only in (None, name)
+        }
+        return output | {"state": after.reshape(*lead, -1) if rows is None else after}
+
+    def begin(self, count: int) -> dict[str, np.ndarray]:
+        """What each of `count` environments carries into an episode: for `Agent.begin`."""
+        if self.memory is None:
+            return {}
+        return {"state": np.zeros((count, self.memory.state_size), np.float32)}
+
+    def carry_on(
+        self,
+        obs: Tensor,
+        carried: dict[str, np.ndarray],
+        only: str,
+        gsde: Tensor | None = None,
+    ) -> Tensor:
+        """A head's output for one step `(N, size)`; the state in `carried` is moved on."""
+        if self.memory is None:
+            return self(obs, only=only, gsde=gsde)[only]
+        state = torch.from_numpy(carried["state"]).to(obs.device)
+        output = self(obs, only=only, state=state, gsde=gsde)
+        carried["state"] = output["state"].cpu().numpy()
+        return output[only]
+
     def _through_trunk(
-        self, x: Tensor, noise: Sequence[Tensor] | None, statistics: dict[str, Tensor] | None
+        self,
+        x: Tensor,
+        noise: Sequence[Tensor] | None = None,
+        statistics: dict[str, Tensor] | None = None,
     ) -> Tensor:
         if self._layers is None:
             return self.trunk(x)

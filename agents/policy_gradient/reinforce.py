@@ -67,7 +67,7 @@ class REINFORCE(Agent):
         self.memory = Rollout(episodes=self.config.episodes_per_update, device=self.device)
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
-        return acting.begin(self.policy, self.network, count, rng) if explore else {}
+        return acting.begin(self.policy, self.network, count, explore, rng)
 
     def carry_on(
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator

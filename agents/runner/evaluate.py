@@ -127,7 +127,7 @@ def _play(
     for _ in range(max_episode_steps):
         action, extras = actor.act(obs)
         transition, obs = envs.step(action, extras)
-        actor.reset(transition.done)
+        actor.reset(transition.over)
         returns[playing] += transition.reward[playing]
         lengths += playing
         if first is not None:

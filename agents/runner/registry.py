@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agents.actor_critic.a2c import A2C
+from agents.actor_critic.a2c import A2C, RecurrentA2C
 from agents.actor_critic.crossq import CrossQ
-from agents.actor_critic.ppo import PPO
+from agents.actor_critic.ppo import PPO, RecurrentPPO
 from agents.actor_critic.sac import REDQ, SAC, TQC, DroQ
 from agents.actor_critic.td3 import DDPG, TD3
 from agents.actor_critic.trpo import NPG, TRPO
@@ -28,7 +28,7 @@ from agents.sarsa.stream_sarsa import StreamSARSA
 AGENTS: dict[str, type[Agent]] = {
     cls.name: cls
     for cls in (
-        *(REINFORCE, A2C, PPO, TRPO, NPG),
+        *(REINFORCE, A2C, RecurrentA2C, PPO, RecurrentPPO, TRPO, NPG),
         *(DDPG, TD3, SAC, TQC, REDQ, DroQ, CrossQ),
         *(DQN, C51, QRDQN, IQN, Rainbow, BootstrappedDQN, PQN, StreamQ),
         *(SARSA, ExpectedSARSA, StreamSARSA),

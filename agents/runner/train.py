@@ -206,7 +206,7 @@ def train(
         while not run.over:
             action, extras = run.actor.act(obs)
             transition, obs = envs.step(action, extras)
-            run.actor.reset(transition.done)
+            run.actor.reset(transition.over)
             run.previous_steps = agent.steps
             agent.observe(transition)
             for run.batch in agent.memory.batches():

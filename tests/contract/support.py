@@ -80,7 +80,8 @@ def config(cls: type[Agent], **settings: Any) -> AgentConfig:
     for name, value in changes.items():
         if isinstance(value, dict):
             nested = getattr(default, name)
-            if getattr(nested, "noisy", False):  # noisy layers have no place for dropout
+            recurs = getattr(nested, "recurrent", "none") != "none"
+            if recurs or getattr(nested, "noisy", False):  # they have no place for dropout
                 value = {key: setting for key, setting in value.items() if key != "dropout"}
             changes[name] = replace(nested, **value)
     return replace(default, **changes)
@@ -100,7 +101,7 @@ def batches(agent: Agent, tasks: VectorEnv, seed: int = 0) -> Iterator[Transitio
     while agent.steps < LIMIT:
         action, extras = actor.act(obs)
         transition, obs = tasks.step(action, extras)
-        actor.reset(transition.done)
+        actor.reset(transition.over)
         agent.observe(transition)
         yield from agent.memory.batches()
 

@@ -4,9 +4,22 @@ from dataclasses import fields, replace
 
 import pytest
 
+import envs
+from tests.contract.support import small
+
 
 def test_a_setting_of_another_type_is_refused_by_name(cls):
     default = cls.Config()
     for f in fields(default):
         with pytest.raises(ValueError, match=rf"^{f.name} is .*: (expected|use) "):
             replace(default, **{f.name: object()})
+
+
+def test_a_network_that_remembers_is_learned_with_or_refused(cls):
+    network = {"recurrent": "lstm", "dropout": 0.0, "noisy": False}
+    with envs.make("CartPole-v1", num_envs=2) as tasks:
+        if cls.recurrent:
+            assert "state" in small(cls, tasks, network=network).actor(2).carried
+        else:
+            with pytest.raises(ValueError, match=r"^network\.recurrent is 'lstm', and [^\n]*$"):
+                small(cls, tasks, network=network)

@@ -66,7 +66,7 @@ def played(cls, garbage, steps=1000):
         while valid < steps:
             action, extras = actor.act(obs)
             transition, obs = tasks.step(action, extras)
-            actor.reset(transition.done)
+            actor.reset(transition.over)
             valid += int(transition.valid.sum())
             if garbage:
                 spoiled = ~transition.valid

@@ -1,6 +1,7 @@
 """Stable-Baselines3's tools accept every agent."""
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -29,8 +30,9 @@ def test_evaluate_policy_plays_the_episodes_that_the_agent_plays(cls, agent):
     env.reset(seed=0)
     for _ in range(4):
         (obs, _), over, total = env.reset(), False, 0.0
+        actor = agent.actor(1, explore=False)
         while not over:
-            obs, reward, terminated, truncated, _ = env.step(agent.act(obs))
+            obs, reward, terminated, truncated, _ = env.step(actor.act(obs[None])[0][0])
             total, over = total + float(reward), terminated or truncated
         expected.append(total)
     assert returns == lengths == expected
@@ -42,4 +44,21 @@ def test_predict_draws_actions_where_it_is_not_to_be_deterministic(cls, agent):
     assert len({float(agent.predict(obs)[0].item()) for _ in range(30)}) == 1
     drawn = {float(agent.predict(obs, deterministic=False)[0].item()) for _ in range(200)}
     assert len(drawn) == 2 if chooses(cls) else len(drawn) > 2
-    assert agent.predict(obs, "memory")[1] == "memory"
+
+
+def test_what_an_episode_carries_goes_through_predict_and_begins_anew(agent):
+    """Of several environments at once, one of which begins an episode in their midst."""
+    rng = np.random.default_rng(0)
+    actor = agent.actor(3, explore=False)
+    state, start = None, np.ones(3, bool)
+    for t in range(30):
+        obs = rng.normal(size=(3, 4)).astype(np.float32)
+        action, state = agent.predict(obs, state, start)
+        assert np.array_equal(action, actor.act(obs)[0])
+        start = np.array([False, t == 4, t == 9])
+        actor.reset(start)
+    if actor.carried:
+        with pytest.raises(ValueError, match="give None where their episodes begin"):
+            agent.predict(obs, "memory")
+    else:
+        assert agent.predict(obs, "memory")[1] == "memory"

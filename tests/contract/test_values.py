@@ -5,6 +5,8 @@ rewards and observations kept together, and nothing learned from the rows in whi
 environment resets itself.
 """
 
+import math
+from collections import defaultdict
 from typing import Any
 
 import gymnasium
@@ -57,27 +59,63 @@ GENTLE = QUICK["optim"] | {"lr": 7e-3, "max_grad_norm": 0.5}
 """The likelihood of an action has steep gradients once a Gaussian is narrow."""
 
 
-def learned(agent, observations):
+def remembered(agent, kind):
+    """V of each state as it is met in the course of episodes: a network with a memory knows more
+    than what it sees, and values what it has never met at random."""
+    env = kind()
+    met: dict[int, list[float]] = defaultdict(list)
+    for seed in range(20):
+        (obs, _), over, steps = env.reset(seed=seed), False, 0
+        actor = agent.actor(1, explore=False)
+        while not over and steps < 3:
+            row, state = torch.from_numpy(obs)[None], torch.from_numpy(actor.carried["state"])
+            met[env.state].append(float(agent.network(row, state=state)["value"]))
+            obs, _, *ends, _ = env.step(actor.act(obs[None])[0][0])
+            over, steps = any(ends), steps + 1
+    return np.array([np.mean(met[number]) for number in range(len(kind.observations))])
+
+
+def learned(agent, kind):
     """What the agent's networks say of states: Q `(S, A)` by "q", V `(S,)` by "value"."""
     with torch.no_grad():
+        if agent.config.network.recurrent != "none":
+            return [("value", remembered(agent, kind))]
         if not chooses(type(agent)) and hasattr(agent, "q_values"):  # every critic's
-            obs = torch.from_numpy(observations)
+            obs = torch.from_numpy(kind.observations)
             ends = [agent.q_values(obs, torch.full((len(obs), 1), a)) for a in (-1.0, 1.0)]
             return [("q", q.numpy()) for q in torch.stack(ends, -1)]
         if isinstance(agent, BootstrappedDQN):  # every member's, not their mean alone
-            return [("q", q.numpy()) for q in agent.q(torch.from_numpy(observations))]
+            return [("q", q.numpy()) for q in agent.q(torch.from_numpy(kind.observations))]
         if hasattr(agent, "q_values"):
-            return [("q", agent.q_values(torch.from_numpy(observations)).numpy())]
+            return [("q", agent.q_values(torch.from_numpy(kind.observations)).numpy())]
         outputs = [
             (head, output.numpy())
             for learner in agent.learners.values()
             for module in learner.modules.values()
             if isinstance(module, Network)
-            for head, output in module(torch.from_numpy(observations)).items()
+            for head, output in module(torch.from_numpy(kind.observations)).items()
             if head in ("q", "value")
         ]
     assert outputs, "no head is called q or value: tell here how this agent's values are read"
     return outputs
+
+
+class Interrupted(probe.Truncation):
+    """Truncated half the time, begun anywhere. An agent with a memory knows when it is three steps
+    into an episode, and if nothing ever followed upon three it could not know what that is worth.
+    With γ = 0.5 V(1) is 0.67; with truncations taken for terminations 0.8, as it is if the next
+    episode's first observation is taken for the successor."""
+
+    starts = (0, 1)
+    limit = math.inf
+
+    def step(self, action):
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, bool(self.np_random.random() < 0.5), info
+
+
+if Interrupted.id not in gymnasium.registry:
+    gymnasium.register(Interrupted.id, entry_point=lambda **_: Interrupted())
 
 
 def at_random(agent):
@@ -114,17 +152,20 @@ CASES = [(kind, "4") for kind in probe.DISCRETE] + [
     ("kind", "form"), CASES, ids=[f"{kind.__name__}-{form}" for kind, form in CASES]
 )
 def test_the_values_of_a_probe_are_learned(cls, kind, form, monkeypatch):
+    settings = QUICK | SLOWER.get(cls.name, {}) | ({} if chooses(cls) else CLOSE)
+    if kind is probe.Truncation and cls.Config().network.recurrent != "none":
+        kind, settings = Interrupted, settings | {"gamma": 0.5, "rollout_size": 32}
     tasks = FORMS[form](kind, **{} if chooses(cls) else {"continuous": True})
-    quick = QUICK | SLOWER.get(cls.name, {}) | ({} if chooses(cls) else CLOSE)
-    agent = small(cls, tasks, seed=1, **quick)
+    agent = small(cls, tasks, seed=1, **settings)
     # These have no epsilon, and do no more what they do not believe in.
     if cls is BootstrappedDQN or not chooses(cls):
         monkeypatch.setattr(agent, "carry_on", at_random(agent))
     # V of the optimal policy is known, and here that policy has to be found first.
     train(agent, tasks, 8000 if kind is probe.DelayedReward else 3000)
     monkeypatch.undo()
-    for head, values in learned(agent, kind.observations):
-        known = kind.q_values(GAMMA) if head == "q" else kind.values(GAMMA)
+    for head, values in learned(agent, kind):
+        gamma = settings["gamma"]
+        known = kind.q_values(gamma) if head == "q" else kind.values(gamma)
         np.testing.assert_allclose(values, known, atol=0.08, err_msg=head)
     q_values = kind.q_values(GAMMA)
     matters = np.ptp(q_values, axis=-1) > 0
@@ -149,7 +190,7 @@ def test_the_values_and_actions_of_the_continuous_probe_are_learned(cls):
         assert agent.act(seen) == pytest.approx(best, abs=0.1)
         action, _ = agent.actor(2000).act(np.tile(seen, (2000, 1)))
         earned.append(np.mean(seen - (np.clip(action, -1, 1) - seen / 2) ** 2))
-    found = learned(agent, kind.observations)
+    found = learned(agent, kind)
     if found[0][0] == "q":  # of the actions that it takes
         seen, action = kind.observations, agent.act(kind.observations)
         with torch.no_grad():

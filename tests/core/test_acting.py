@@ -43,7 +43,7 @@ def drawn(policy, network, obs, carried, rng, explore=True):
 def test_the_noise_is_a_function_of_the_state_until_it_is_drawn_anew():
     policy, network = gsde(steps=3)
     rng = np.random.default_rng(1)
-    carried = acting.begin(policy, network, 6, rng)
+    carried = acting.begin(policy, network, 6, True, rng)
     actions = [drawn(policy, network, SEEN, carried, rng) for _ in range(9)]
     for i, j in ((0, 1), (1, 2), (3, 5), (6, 8)):
         np.testing.assert_array_equal(actions[i], actions[j])
@@ -60,7 +60,7 @@ def test_what_gsde_draws_has_the_distribution_that_its_head_tells():
         output = network(torch.from_numpy(SEEN[:1]))["policy"][0]
     count, rng = 20_000, np.random.default_rng(0)
     obs = np.repeat(SEEN[:1], count, axis=0)
-    actions = drawn(policy, network, obs, acting.begin(policy, network, count, rng), rng)
+    actions = drawn(policy, network, obs, acting.begin(policy, network, count, True, rng), rng)
     mean, log_std = output.numpy().reshape(2, 2)
     for i in range(2):
         z = (actions[:, i] - mean[i]) / np.exp(log_std[i])

@@ -14,6 +14,9 @@ from envs.probe import Probe
 GAMMAS = (0.0, 0.5, 0.9, 0.99)
 
 probe.register()
+seen_whole = pytest.mark.parametrize(
+    "kind", probe.DISCRETE + probe.CONTINUOUS, ids=lambda kind: kind.__name__
+)
 each_probe = pytest.mark.parametrize("kind", probe.PROBES, ids=lambda kind: kind.__name__)
 
 
@@ -34,7 +37,7 @@ def stream(kind: type[Probe], episodes: int = 300) -> list[list[tuple[Any, ...]]
     return played
 
 
-@each_probe
+@seen_whole
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_values_are_those_that_value_iteration_finds(kind: type[Probe], gamma: float) -> None:
     """The model is learned from steps alone: the same step always has the same outcome."""
@@ -90,6 +93,24 @@ def test_every_mistake_at_a_truncation_gives_the_value_that_the_probe_foretells(
         assert fixed_point(steps) == pytest.approx(expected)
         assert abs(expected - value) > 0.3
         assert f"{expected:.2f}" in (probe.Truncation.__doc__ or "")
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_what_is_to_be_recalled_decides_the_reward_and_is_seen_once(gamma: float) -> None:
+    values = probe.Recall.values(gamma)
+    for steps in stream(probe.Recall):
+        seen = [obs for obs, *_ in steps]
+        cue, *blank = seen
+        assert (abs(cue), blank) == (1.0, [0.0, 0.0, 0.0])
+        *waits, (_, action, reward, _, terminated) = steps
+        assert all(r == 0 and not over for _, _, r, _, over in waits)
+        assert terminated
+        assert reward == (cue if action == 1 else -cue)
+        first = int(cue < 0)
+        for t in range(4):  # state 2 t + first, from where the best there is lies so far ahead
+            assert values[2 * t + first] == pytest.approx(gamma ** (3 - t))
+            row = probe.Recall.q_values(gamma)[2 * t + first]
+            assert row[action] == pytest.approx(reward if t == 3 else gamma ** (3 - t))
 
 
 @each_probe
