@@ -31,7 +31,21 @@ try:
     import envs
 
     # isort: split
-    from agents import A2C, DQN, PPO, A2CConfig, Agent, AgentConfig, DQNConfig, PPOConfig, train
+    from agents import (
+        A2C,
+        DQN,
+        PPO,
+        SAC,
+        TD3,
+        A2CConfig,
+        Agent,
+        AgentConfig,
+        DQNConfig,
+        PPOConfig,
+        SACConfig,
+        TD3Config,
+        train,
+    )
     from agents.core.network import NetworkConfig
     from agents.core.optimizers import OptimConfig
     from agents.runner.arguments import (
@@ -51,9 +65,9 @@ except KeyboardInterrupt:  # while this takes its time
 class Options:
     """Time an agent against a peer on one workload, in alternation."""
 
-    agent: Literal["ppo", "dqn", "a2c"]
+    agent: Literal["ppo", "dqn", "a2c", "sac", "td3"]
     """What is trained: PPO and A2C with SB3's defaults in 8 copies of the environment, DQN with
-    RL-Zoo's settings for CartPole."""
+    RL-Zoo's settings for CartPole, SAC and TD3 with those for MuJoCo in the --env that is named."""
     env: str = "CartPole-v1"
     """Gymnasium id of the task."""
     peer: Literal["sb3", "plain"] = "sb3"
@@ -136,6 +150,28 @@ WORKLOADS = {
         unit=256,
         steps=10_240,
     ),
+    "sac": Workload(
+        SAC,
+        SACConfig(learning_starts=100),
+        {},
+        num_envs=1,
+        unit=1,
+        steps=1_500,
+    ),
+    "td3": Workload(
+        TD3,
+        TD3Config(
+            learning_starts=100,
+            network=NetworkConfig((400, 300), activation="relu"),
+            critic_network=NetworkConfig((400, 300), activation="relu", shared_trunk=False),
+            optim=OptimConfig(lr=1e-3),
+            critic_optim=OptimConfig(lr=1e-3),
+        ),
+        {},
+        num_envs=1,
+        unit=1,
+        steps=1_500,
+    ),
 }
 
 
@@ -164,7 +200,9 @@ def ours(
     """The agent and its environments, looped as the peer's are."""
     config = work.config
     if not statistics:
-        config = replace(config, optim=replace(config.optim, stats_every=0))
+        parts = ("optim", "critic_optim")
+        quiet = {n: replace(getattr(config, n), stats_every=0) for n in parts if hasattr(config, n)}
+        config = replace(config, **quiet)
     tasks = envs.VectorEnv([gymnasium.make(env) for _ in range(work.num_envs)])
     return work.agent(tasks.observation_space, tasks.action_space, config, seed=seed), tasks
 
@@ -174,8 +212,8 @@ def time_here(work: Workload, env: str, steps: int, seed: int, statistics: bool 
     agent, tasks = ours(work, env, seed, statistics)
     with TemporaryDirectory() as folder:
         took = timed(lambda: train(agent, tasks, steps, [Recorder(folder)]))
-    (learner,) = agent.learners.values()
-    return Timing(agent.steps, learner.updates, *took)
+    updates = max(learner.updates for learner in agent.learners.values())
+    return Timing(agent.steps, updates, *took)
 
 
 def sb3(work: Workload, env: str, seed: int) -> Any:
@@ -192,7 +230,8 @@ def time_sb3(work: Workload, env: str, steps: int, seed: int) -> Timing:
     """`model.learn` as it comes, without logging."""
     model = sb3(work, env, seed)
     took = timed(lambda: model.learn(steps))
-    moments = [*model.policy.optimizer.state.values()]
+    optimizer = (getattr(model, "critic", None) or model.policy).optimizer
+    moments = [*optimizer.state.values()]
     return Timing(model.num_timesteps, int(moments[0]["step"]) if moments else 0, *took)
 
 

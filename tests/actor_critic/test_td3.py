@@ -45,9 +45,12 @@ def test_noise_in_the_target_is_cut_off(tasks, monkeypatch):
     asked = []
     critics = agent.critic_target.modules["critics"]
     forward = critics.forward
-    monkeypatch.setattr(
-        critics, "forward", lambda obs, action: asked.append(action) or forward(obs, action=action)
-    )
+
+    def noted(obs, action):
+        asked.append(action)
+        return forward(obs, action=action)
+
+    monkeypatch.setattr(critics, "forward", noted)
     agent.td_target(batch, batch.next_obs)
     with torch.no_grad():
         plain = agent.actor_target.modules["network"](batch.next_obs)["policy"].tanh()

@@ -47,6 +47,7 @@ QUICK: dict[str, Any] = {
 SLOWER: dict[str, Any] = {
     # fractions drawn anew in every update leave values a little too high at the others' rate
     "iqn": {"optim": QUICK["optim"] | {"lr": 1e-2}},
+    "ddpg": {"optim": QUICK["optim"] | {"lr": 1e-2}},  # one critic, whose errors none makes good
     # a high quantile is a steep function of an action that makes one of two returns more likely
     "tqc": {"quantiles": 2},
     # what a batch is normalised by is noise, which falls as batches grow
