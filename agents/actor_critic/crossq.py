@@ -33,7 +33,7 @@ class CrossQConfig(AgentConfig):
     """Transitions the replay holds."""
     batch_size: int = 256
     """Transitions in each update."""
-    learning_starts: int = 5_000
+    learning_starts: int = 1_000
     """Environment steps of uniformly random actions, and before the first update."""
     updates_per_step: float = 1.0
     """Updates of the critics for each environment step, whatever the number of environments."""

@@ -30,7 +30,7 @@ def batch(seed: int = 0) -> Transition:
 
 def agent(cls: Any = CrossQ, norm: str = "batch_renorm", **settings: Any) -> Any:
     config = (CrossQConfig if cls is CrossQ else SACConfig)(gamma=GAMMA, batch_size=B, **settings)
-    small = {"hidden_sizes": (16, 16), "norm": norm}
+    small: dict[str, Any] = {"hidden_sizes": (16, 16), "norm": norm}
     network = replace(config.network, **small)
     critic_network = replace(config.critic_network, **small)
     return cls(OBS, ACTIONS, replace(config, network=network, critic_network=critic_network))
