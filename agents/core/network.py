@@ -336,6 +336,8 @@ class _HeadLayer(Dense):
                 x = x.expand(self.members, *x.shape)
             y = self.affine(x.reshape(self.members, -1, x.shape[-1]))
             y = y.reshape(*x.shape[:-1], -1)
+        if y.dtype == torch.bfloat16:  # a loss goes on in full precision
+            y = y.float()
         if head.size is None:
             return y.squeeze(-1)
         if self.log_std is not None:
