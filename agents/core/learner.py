@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -130,7 +131,8 @@ class Learner:
         if self.statistics.due(self.updates + 1):
             self.statistics.watch()
         try:
-            terms, aux = loss(*inputs)
+            with self._precision():
+                terms, aux = loss(*inputs)
         finally:
             self.statistics.unwatch()
         self.flat.gradient.zero_()
@@ -139,6 +141,11 @@ class Learner:
         if self.config.l1 or self.config.l2:
             terms |= self._penalties()
         return terms, aux
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.flat.vector.device.type, torch.bfloat16)
 
     def step_along(
         self,

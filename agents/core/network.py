@@ -579,6 +579,8 @@ class _HeadLayer(Dense):
                 x = x.expand(self.members, *x.shape)
             y = self.affine(x.reshape(self.members, -1, x.shape[-1]))
             y = y.reshape(*x.shape[:-1], -1)
+        if y.dtype == torch.bfloat16:  # a loss goes on in full precision
+            y = y.float()
         if head.members == 1:
             y = y.unsqueeze(0)
         if head.size is None:

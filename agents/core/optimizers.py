@@ -50,6 +50,8 @@ class OptimConfig:
     """Adds l1 * Σ|w| over weights (not biases or norms) to the loss."""
     l2: float = 0.0
     """Adds l2 / 2 * Σw² over weights (not biases or norms) to the loss."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products in a loss; weights, moments and what else is kept stay float32."""
     stats_every: int = 32
     """Updates from one record of per-layer gradient statistics to the next; 0: none."""
 

@@ -6,11 +6,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
 from agents.core.files import join_state, split_state
 from agents.core.learner import Learner, Step, Target
+from agents.core.network import Network, NetworkConfig
 from agents.core.optimizers import OptimConfig, Optimizer
 
 STEPS = 100
@@ -533,3 +535,41 @@ def test_a_schedule_over_an_unknown_training_is_an_error():
 def test_a_bad_option_says_what_would_be_right(option, message):
     with pytest.raises(ValueError, match=f"optim.{message}|{message}"):
         OptimConfig(**option)
+
+
+# Precision --------------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_for_the_matrix_products_alone() -> None:
+    """The gradient is that of float32 to two digits, and all that is kept is float32."""
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
+    y = x.prod(-1)
+    gradients: dict[str, Tensor] = {}
+    for precision in ("float32", "bfloat16", "bfloat16"):
+        network = Network(
+            spaces.Box(-9, 9, (5,)),
+            {"value": "scalar"},
+            NetworkConfig((32, 32)),
+            torch.Generator().manual_seed(0),
+        )
+        learner = Learner({"net": network}, OptimConfig(precision=precision, stats_every=1))
+        seen: list[torch.dtype] = []
+
+        def loss(x: Tensor, y: Tensor, network: Any = network, seen: Any = seen) -> Any:
+            value = network(x)["value"]
+            seen.append(value.dtype)
+            return {"fit": (value - y).square().mean()}, {}
+
+        learner.gradient(loss, x, y)
+        found = learner.flat.gradient.clone()
+        assert precision not in gradients or torch.equal(found, gradients[precision])
+        gradients[precision] = found
+        step = learner.minimize(loss, x, y)
+        assert (step.skipped, step.record is not None) == (False, True)
+        assert seen == [torch.float32] * 2
+        assert network(x)["value"].dtype == torch.float32  # acting knows nothing of it
+        kept = (learner.flat.vector, learner.flat.gradient, *learner.moments.values())
+        assert {tensor.dtype for tensor in kept} == {torch.float32}
+        assert learner.minimize(loss, x * torch.nan, y).skipped
+    full, half = gradients.values()
+    assert 0 < (half - full).norm() / full.norm() < 0.03
