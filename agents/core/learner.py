@@ -63,7 +63,7 @@ class Step:
     aux: dict[str, Tensor] = field(default_factory=dict)
     """The loss's aux, as tensors."""
     evaluated: Evaluated | None = None
-    """Of a skipped step whose gradient this learner took: what it was made of."""
+    """What it was made of, if this learner took the gradient."""
 
 
 class Learner:
@@ -192,10 +192,10 @@ class Learner:
             step.skipped = True
             step.nonfinite = self._locate(direction, step.terms, bad)
             self.skipped += 1
-            if self._evaluated is not None:
-                own = None if direction is self.flat.gradient else direction
-                step.evaluated = Evaluated(*self._evaluated, own)
-        self._evaluated = None  # a batch lives no longer than its step
+        if self._evaluated is not None:
+            own = None if direction is self.flat.gradient else direction
+            step.evaluated = Evaluated(*self._evaluated, own)
+            self._evaluated = None  # a batch lives no longer than its step
         if self.observer is not None:
             self.observer(self, step)
         return step

@@ -1,0 +1,132 @@
+"""`scripts/examine.py` looks at a checkpoint and leaves it alone; it replays post-mortems."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import envs
+from agents import PPO, Checkpoint, train
+from agents.core.files import config_to_json
+from agents.runner.guard import Guard
+from agents.runner.registry import AGENTS
+from scripts import examine
+from tests.contract.support import small
+
+
+def trained(cls, folder, tasks, steps=200, callbacks=()):
+    """A run's folder after some steps, and its agent."""
+    agent = small(cls, tasks, optim={"schedule": "linear"})
+    folder.mkdir()
+    config = {
+        "agent": cls.name,
+        "env": "CartPole-v1",
+        "seed": 0,
+        "num_envs": tasks.num_envs,
+        "steps": steps,
+        "config": config_to_json(agent.config),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    train(agent, tasks, steps, [*callbacks, Checkpoint(folder)])
+    return agent
+
+
+@pytest.fixture
+def tasks():
+    return envs.make("CartPole-v1", num_envs=4)
+
+
+@pytest.fixture
+def run(capsys):
+    """run("some", "arguments") -> exit code, stdout, stderr."""
+
+    def run(*arguments):
+        code = examine.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo", "dqn", "bootstrapped_dqn", "sarsa", "stream_q"])
+def test_a_checkpoint_is_examined_and_left_as_it_was(run, tmp_path, tasks, name):
+    folder = tmp_path / "run"
+    trained(AGENTS[name], folder, tasks)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, err = run(folder, "--gradients", 3, "--probe", 32)
+    assert (code, err) == (0, "")
+    assert "policy churn" in out
+    report = json.loads((folder / "examination.json").read_text())
+    assert {path: path.read_bytes() for path in files} == files
+    (found,) = report["learners"].values()
+    assert found["batches"] >= 3
+    for layer in found["features"].values():
+        assert 1 <= layer["effective_rank"] <= layer["width"] == 16
+        assert 1 <= layer["stable_rank"] <= 16
+    assert found["terms"]["norms"]
+    assert math.isfinite(found["curvature"]["eigenvalue"])
+    assert found["curvature"]["lr"] == AGENTS[name].Config().optim.lr  # not what its schedule left
+    assert 0 < found["plasticity"]["network"]["fresh"] < 2
+    assert 0 <= report["churn"]["changed"] <= 1
+    again = tmp_path / "again.json"
+    assert run(folder, "--gradients", 3, "--probe", 32, "--out", again)[0] == 0
+    assert json.loads(again.read_text()) == report  # the same seed gives the same numbers
+
+
+def test_the_terms_of_an_actor_critic_are_told_apart(run, tmp_path, tasks):
+    trained(AGENTS["reinforce"], tmp_path / "run", tasks, steps=600)
+    code, out, _ = run(tmp_path / "run", "--gradients", 2, "--probe", 16)
+    assert code == 0
+    assert "cosine policy~value" in out
+    (found,) = json.loads((tmp_path / "run" / "examination.json").read_text())["learners"].values()
+    assert found["terms"]["trunk"] == "shared"
+    assert -1 <= found["terms"]["cosines"]["policy~value"] <= 1
+
+
+@pytest.fixture
+def spoiled(tmp_path, tasks, monkeypatch):
+    """The folder of a run of PPO in which one reward was nan."""
+    observe, folder = PPO.observe, tmp_path / "run"
+
+    def observe_badly(self, transition):
+        if self.steps == 40:
+            transition.reward[1] = np.nan
+        observe(self, transition)
+
+    monkeypatch.setattr(PPO, "observe", observe_badly)
+    trained(PPO, folder, tasks, callbacks=[Guard(folder)])
+    return folder
+
+
+def test_a_postmortem_is_replayed(run, spoiled):
+    code, out, err = run(spoiled, "--replay")
+    assert (code, err) == (0, "")
+    assert "loss term 'policy', layer 'policy.trunk.0'" in out
+    assert "batch reward: 1 not finite, the first at [2, 1]" in out
+    assert out.endswith("replayed: the same term, layer and numbers\n")
+    (postmortem,) = (spoiled / "postmortems").iterdir()
+    assert run(postmortem, "--replay")[1] == out
+
+
+def test_a_replay_that_differs_says_so(run, spoiled):
+    (path,) = (spoiled / "postmortems").glob("*/report.json")
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(report | {"nonfinite": "loss term 'entropy'"}))
+    code, out, _ = run(spoiled, "--replay")
+    assert code == examine.DIFFERS
+    assert "differs: nonfinite was loss term 'entropy', now loss term 'policy'" in out
+
+
+def test_bad_input_is_one_clear_line(run, tmp_path):
+    def refused(result, message):
+        code, out, err = result
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+
+    refused(run(tmp_path / "nothing"), "no folder")
+    refused(run(tmp_path), "not a run's folder")
+    refused(run(tmp_path, "--replay"), "holds no post-mortem")
+    refused(run(tmp_path, "--gradients", 0), "--gradients is 0")
+    (tmp_path / "postmortems" / "x").mkdir(parents=True)
+    (tmp_path / "postmortems" / "x" / "report.json").write_text("{}")
+    refused(run(tmp_path, "--replay"), "holds no post-mortem")
