@@ -181,25 +181,58 @@ def truncation(h: History) -> Evidence | None:
 
 
 def lr_too_high(h: History) -> Evidence | None:
-    """Updates that move the weights by a large part of themselves."""
+    """Updates that move the weights by a large part of themselves, or did until they had run away.
+
+    A network that was thrown far off moves little afterwards: its gradients are 0, or its weights
+    so large that a step is small beside them. So the first step that Adam's kind takes, about the
+    learning rate for each weight, counts too, where the weights have in fact run away.
+    """
     for learner in h.learners:
-        ratio = h.series("update_ratio", learner)
+        ratio, norm = h.series("update_ratio", learner), h.series("weight_norm", learner)
         limit = STATISTICS["update_ratio"].high
         if len(ratio.values) < FEWEST_ROWS:
             continue
         size = max(ratio.middle(), float(np.median(ratio.early())) / 3)
+        first, usual = _first_step(h)
+        grown = float(np.median(norm.values)) / usual if usual else 0.0
         if size > limit:
-            return Evidence(
+            because = (
                 f"An update of {learner} moves the median layer by {size:.1%} of its weights; "
-                f"{USUAL_RATIO:.1%} is usual.",
-                _lower_lr(h, size / USUAL_RATIO, "which brings updates to the usual size"),
-                "update_ratio",
-                learner,
-                ratio.began(ratio.values > limit / 3),
-                severity(size, limit),
-                {"update_ratio": size},
+                f"{USUAL_RATIO:.1%} is usual."
             )
+            factor = size / USUAL_RATIO
+        elif first > 0.1 and (grown > 2.5 or ratio.values[0] > limit / 3):
+            because = (
+                f"At a learning rate of {h.setting('optim.lr'):g} a first step moves weights by "
+                f"{first:.0%} of themselves, and those of {learner} have run away: its largest "
+                f"layer is {grown:.1f} times as long as it began."
+            )
+            size, factor = first, first / (5 * USUAL_RATIO)
+        else:
+            continue
+        return Evidence(
+            because,
+            _lower_lr(h, factor, "which brings updates to the usual size"),
+            "update_ratio",
+            learner,
+            float(ratio.at[0]) if first > 0.1 else ratio.began(ratio.values > limit / 3),
+            severity(size, limit),
+            {"update_ratio": size, "weights_grown": grown},
+        )
     return None
+
+
+def _first_step(h: History) -> tuple[float, float]:
+    """What a first step of Adam's kind moves of the widest layer, and that layer's weight norm.
+
+    An orthogonal square layer of n units and gain √2 has √(2n); a step of lr for each of its n²
+    weights is n lr long. 0 where it cannot be told.
+    """
+    units = max(h.setting("network.hidden_sizes") or (0,))
+    if not units or h.setting("optim.optimizer") not in ("adam", "adamw", "rmsprop"):
+        return 0.0, 0.0
+    usual = math.sqrt(2 * units)
+    return units * (h.setting("optim.lr") or 0.0) / usual, usual
 
 
 def lr_too_low(h: History) -> Evidence | None:
@@ -209,8 +242,9 @@ def lr_too_low(h: History) -> Evidence | None:
         limit = STATISTICS["update_ratio"].low
         if len(ratio.values) < FEWEST_ROWS:
             continue
-        size = float(np.median(ratio.values))
-        if size < limit:
+        size = float(np.median(ratio.early()))
+        silent = h.series("zero_fraction", learner)  # no gradient is another thing
+        if size < limit and float(np.median(silent.early())) < 0.9:
             lr = h.setting("optim.lr")
             factor = min(USUAL_RATIO / max(size, 1e-12), 1e4)
             return Evidence(
@@ -242,7 +276,7 @@ def clip_sets_step(h: History) -> Evidence | None:
         if limit is None or len(share.values) < FEWEST_ROWS or not norm:
             continue
         excess = float(np.median(norm.late())) / limit
-        if np.median(share.values) > 0.98 and share.middle() > 0.98 and excess > 20:
+        if np.median(share.values) > 0.98 and share.middle() > 0.98 and excess > 100:
             value = _round(float(np.median(norm.late())) * 2)
             return Evidence(
                 f"{share.middle():.0%} of the gradients of {learner} are cut, to 1/{excess:.0f} of "
@@ -252,7 +286,7 @@ def clip_sets_step(h: History) -> Evidence | None:
                 "clipped_share",
                 learner,
                 share.began(share.values > 0.98),
-                severity(excess, 20),
+                severity(excess, 100),
                 {"grad_norm": excess * limit, "max_grad_norm": limit},
             )
     return None
@@ -578,7 +612,15 @@ def critic_not_fitting(h: History) -> Evidence | None:
         if len(fit.values) < FEWEST_ROWS:
             continue
         size = fit.middle()
-        if size < 0.05:
+        estimate = h.evaluations.get("value_estimate", np.empty(0))
+        truth = h.evaluations.get("discounted_return", np.empty(0))
+        far = math.inf  # how far the estimates of episodes are off, beside what they vary
+        if len(estimate) >= FEWEST_ROWS and np.isfinite(estimate).all():
+            half = len(estimate) // 2
+            far = float(
+                np.median(np.abs(estimate - truth)[half:]) / (np.abs(truth[half:]).mean() + 1e-9)
+            )
+        if size < 0.05 and far > 0.5:
             weight = h.setting("value_weight")
             advice = []
             if weight is not None and weight < 0.1:
@@ -773,11 +815,11 @@ RULES = (
     Rule("vanishing", "Gradients vanish on their way through the layers", 0.86, vanishing),
     Rule("dead_units", "Most units of a layer are dead", 0.85, dead_units),
     Rule("plasticity", "It loses its plasticity", 0.84, plasticity),
+    Rule("exploding", "Gradients explode", 0.83, exploding),
     Rule("overestimation", "Values are over-estimated or diverge", 0.82, overestimation),
     Rule("too_many_epochs", "Each round of updates goes too far", 0.8, too_many_epochs),
     Rule("critic_drowns_actor", "The critic drowns the actor", 0.78, critic_drowns_actor),
     Rule("clip_sets_step", "The clip does the work of the learning rate", 0.72, clip_sets_step),
-    Rule("exploding", "Gradients explode", 0.7, exploding),
     Rule("entropy_collapse", "The policy's entropy has collapsed", 0.68, entropy_collapse),
     Rule("constant_action", "The actions are constant or saturated", 0.66, constant_action),
     Rule("critic_not_fitting", "The critic does not fit", 0.6, critic_not_fitting),

@@ -1,11 +1,8 @@
-"""Evaluation while an agent trains, Ctrl-C, and a mirror of the logs for TensorBoard."""
+"""Evaluation while an agent trains, and Ctrl-C."""
 
 from __future__ import annotations
 
-import math
 import signal
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from agents.core.seeding import derived
@@ -81,30 +78,3 @@ class Interrupt(Callback):
     def close(self) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-
-
-class TensorBoard(Callback):
-    """Shows in TensorBoard what a `Recorder(..., mirror=tensorboard.show)` writes."""
-
-    def __init__(self, folder: str | Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, rarely wanted
-
-        self._writer_of = SummaryWriter
-        self.folder = Path(folder)
-        self._writer: Any = None
-
-    def started(self, run: Run) -> None:
-        # What a killed run wrote after its last checkpoint is hidden.
-        self._writer = self._writer_of(str(self.folder), purge_step=run.agent.steps + 1)
-
-    def show(self, table: str, row: Mapping[str, Any]) -> None:
-        """One row of a CSV file: a scalar for each of its numbers."""
-        where = "/".join([table, *(row[key] for key in ("learner", "layer") if key in row)])
-        for name, value in row.items():
-            number = isinstance(value, int | float) and math.isfinite(value)
-            if number and name not in ("step", "update", "episode", "seconds"):
-                self._writer.add_scalar(f"{where}/{name}", value, row["step"])
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()

@@ -20,10 +20,12 @@ import envs
 from agents.agent import Agent
 from agents.core.files import CheckpointError
 from agents.runner.arguments import GAVE_UP, INTERRUPTED, BadInput, bad_input, guarded
-from agents.runner.callbacks import Evaluate, Interrupt, TensorBoard
+from agents.runner.callbacks import Evaluate, Interrupt
 from agents.runner.checkpoint import Checkpoint, read_manifest
 from agents.runner.folder import begin, claimed
 from agents.runner.guard import Guard
+from agents.runner.health import Health
+from agents.runner.mirrors import TensorBoard, Trackio, Wandb, together
 from agents.runner.presets import FOLDER, preset_for
 from agents.runner.progress import Progress
 from agents.runner.recorder import Recorder
@@ -31,6 +33,9 @@ from agents.runner.settings import Arguments, folder_of, read_arguments, to_json
 from agents.runner.threads import choose_threads, early
 from agents.runner.train import Callback, introduce, train
 from envs.vector import VectorEnv
+
+PROJECT = "chainrule"
+"""Under which Weights & Biases and trackio keep the runs."""
 
 
 def main(agent: type[Agent], argv: Sequence[str] | None = None, presets: Path = FOLDER) -> int:
@@ -77,8 +82,7 @@ def _start(cls: type[Agent], argv: Sequence[str], presets: Path) -> int:
             with bad_input():
                 begin(folder, to_json(cls, a, shlex.join(command)), a.overwrite)
         heading = f"training {cls.name} in {a.env} {way}, in the folder {folder}"
-        progress = Progress(heading=heading) if a.progress else None
-        return _train(agent, training, a, folder, progress, command)
+        return _train(agent, training, a, folder, heading, command)
 
 
 def _train(
@@ -86,10 +90,19 @@ def _train(
     training: VectorEnv,
     a: Arguments[Any],
     folder: Path,
-    progress: Progress | None,
+    heading: str,
     command: list[str],
 ) -> int:
-    tensorboard = TensorBoard(folder / "tensorboard") if a.tensorboard else None
+    health = Health(folder) if a.progress else None
+    progress = Progress(heading=heading, health=health) if a.progress else None
+    mirrors: list[TensorBoard | Wandb | Trackio] = []
+    with bad_input():
+        if a.tensorboard:
+            mirrors.append(TensorBoard(folder / "tensorboard"))
+        if a.wandb:
+            mirrors.append(Wandb(folder, PROJECT, to_json(type(agent), a, shlex.join(command))))
+        if a.trackio:
+            mirrors.append(Trackio(folder, PROJECT, to_json(type(agent), a, shlex.join(command))))
     evaluate = Evaluate(
         envs.make(a.env, num_envs=min(a.eval_episodes, 20)),
         a.eval_every or 0,
@@ -100,9 +113,10 @@ def _train(
     checkpoint = Checkpoint(folder, a.checkpoint_every or 0)
     guard = Guard(folder, a.nonfinite_limit, a.nonfinite_action, checkpoint)
     callbacks: list[Callback | None] = [
-        Recorder(folder, a.log_every, tensorboard.show if tensorboard else None),
+        *mirrors,
+        Recorder(folder, a.log_every, together([mirror.show for mirror in mirrors])),
         evaluate,
-        tensorboard,
+        health,
         progress,
         Interrupt(),
         guard,
@@ -131,6 +145,9 @@ def _train(
             + f" in {agent.steps} steps",
             file=sys.stderr,
         )
+    if health is not None:
+        for line in health.lines():
+            print(line, file=sys.stderr)
     if progress is not None:
         print(f"what was recorded is in {folder}", file=sys.stderr)
     print(evaluate.final)

@@ -6,15 +6,18 @@ import math
 import sys
 import time
 from collections import deque
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from agents.core.gradients import Record
 from agents.core.learner import Learner, Step
 from agents.runner.evaluate import Evaluation
+from agents.runner.health import Health
 from agents.runner.train import Callback, Run
 from envs.transition import Transition
 
@@ -27,12 +30,15 @@ PLAIN_LINES = 10
 class Progress(Callback):
     """Shows returns, evaluations and gradient statistics, on stderr unless told otherwise.
 
-    `heading` is a line to begin with.
+    `heading` is a line to begin with; what `health` finds is shown with the figures.
     """
 
-    def __init__(self, console: Console | None = None, heading: str = "") -> None:
+    def __init__(
+        self, console: Console | None = None, heading: str = "", health: Health | None = None
+    ) -> None:
         self.console = console or Console(file=sys.stderr)
         self.heading = heading
+        self.health = health
         self.returns: deque[float] = deque(maxlen=100)
         self.evaluation = math.nan
         self.evaluating = 0.0
@@ -120,7 +126,8 @@ class Progress(Callback):
         """Everything on one line."""
         share = min(1.0, run.agent.steps / run.steps)
         figures = "  ".join(f"{name} {value}" for name, value in self.figures(run).items())
-        return f"step {run.agent.steps}/{run.steps} {share:4.0%}  {figures}"
+        health = "" if self.health is None else f"  health: {self.health.word}"
+        return f"step {run.agent.steps}/{run.steps} {share:4.0%}  {figures}{health}"
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -159,7 +166,19 @@ class Progress(Callback):
                     _percent(c["zero_fraction"]),
                     _percent(c["dormant"]),
                 )
-        return Group(bar, figures, layers) if self.records else Group(bar, figures)
+        parts: list[Any] = [bar, figures]
+        if self.health is not None:
+            parts.append(self._state(self.health))
+        if self.records:
+            parts.append(layers)
+        return Group(*parts)
+
+    def _state(self, health: Health) -> Text:
+        """A line on the run's health, with what to try first where something is wrong."""
+        if not health.findings:
+            return Text(f"health: {health.word}", style="green" if health.looked else "dim")
+        advice = health.findings[0].evidence.advice[0]
+        return Text(f"health: {health.word} → {advice}", style="red")
 
 
 def _number(value: float) -> str:

@@ -58,15 +58,20 @@ class Run:
         return read_table(self.path / "gradients.csv", names)
 
     def history(self) -> History:
-        """All of it, as the doctor reads it. A file in which nothing was recorded counts as empty.
+        """All of it, as the doctor reads it. Raises ValueError for a file that is damaged."""
+        return read_history(self.path, self.config)
 
-        Raises ValueError for a file that is damaged.
-        """
-        tables: dict[str, Table] = {}
-        for name in ("episodes", "updates", "gradients", "evaluations"):
-            file = self.path / f"{name}.csv"
-            tables[name] = getattr(self, name)() if _has_rows(file) else {}
-        return History(self.config, **tables)
+
+def read_history(path: Path, config: Mapping[str, Any]) -> History:
+    """What the run in the folder `path` recorded. A file without rows yet counts as empty.
+
+    Raises ValueError for a file that is damaged.
+    """
+    run = Run(path, "", "", 0, dict(config))
+    tables: dict[str, Table] = {}
+    for name in ("episodes", "updates", "gradients", "evaluations"):
+        tables[name] = getattr(run, name)() if _has_rows(path / f"{name}.csv") else {}
+    return History(config, **tables)
 
 
 def read_run(path: Path) -> Run:

@@ -92,6 +92,10 @@ class Arguments(Settings[Config]):
     """Show on stderr how the run is doing."""
     tensorboard: bool = False
     """Write the logs for TensorBoard too."""
+    wandb: bool = False
+    """Send the logs to Weights & Biases too; WANDB_MODE=offline keeps them on the disk."""
+    trackio: bool = False
+    """Write the logs into trackio's database too."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +170,9 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         raise BadInput(f"--target-return is {a.target_return}: use a number")
     if a.resume and a.overwrite:
         raise BadInput("--resume goes on with a run and --overwrite replaces it: give one of them")
-    if a.tensorboard and find_spec("tensorboard") is None:
-        raise BadInput("--tensorboard needs tensorboard: pip install 'chainrule[tensorboard]'")
+    for name in ("tensorboard", "wandb", "trackio"):
+        if getattr(a, name) and find_spec(name) is None:
+            raise BadInput(f"--{name} needs {name}: pip install 'chainrule[{name}]'")
     try:
         torch.zeros(1, device=a.device).tolist()
     except (RuntimeError, AssertionError):

@@ -1,0 +1,74 @@
+"""Health: the doctor looks at a run while it goes on, and at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agents.core.files import config_to_json
+from agents.doctor.finding import Finding
+from agents.doctor.rules import diagnose
+from agents.runner.results import read_history
+from agents.runner.train import Callback, Run
+from envs.transition import Transition
+
+LOOKS = 20
+"""How often in a run the doctor looks; what it reads grows, its rows are some 10,000 at most."""
+FIRST_LOOK = 3
+"""The look that is the first to be told: before it everything is in flux."""
+
+
+class Health(Callback):
+    """Keeps the findings of the run that a Recorder writes into `folder`.
+
+    Comes after that Recorder, so that it reads what belongs to the step.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.findings: list[Finding] = []
+        """As of the last look, the weightiest first."""
+        self.looked = False
+        """Whether there has been one."""
+
+    def stepped(self, run: Run, transition: Transition) -> None:
+        every = max(1, run.steps // LOOKS)
+        if run.passed(every) and run.agent.steps >= FIRST_LOOK * every:
+            self.look(run)
+
+    def ended(self, run: Run) -> None:
+        if run.finished:
+            self.look(run)
+
+    def look(self, run: Run) -> None:
+        """Diagnose what was recorded so far."""
+        config = {
+            "agent": run.agent.name,
+            "steps": run.steps,
+            "num_envs": run.envs.num_envs,
+            "config": config_to_json(run.agent.config),
+        }
+        history = read_history(self.folder, config)
+        if history.updates:
+            self.findings, self.looked = diagnose(history), True
+
+    @property
+    def word(self) -> str:
+        """How it is, in a few words."""
+        if not self.looked:
+            return "–"
+        if not self.findings:
+            return "healthy"
+        more = len(self.findings) - 1
+        return self.findings[0].rule.title + (f" and {more} more" if more else "")
+
+    def lines(self) -> list[str]:
+        """What to say at the end of a run: the first findings and what to try first."""
+        if not self.looked:
+            return []
+        if not self.findings:
+            return ["health: nothing is wrong with its gradients, updates, policy and values"]
+        return [
+            f"health: {finding.rule.title}: {finding.evidence.because} → "
+            f"{finding.evidence.advice[0]}"
+            for finding in self.findings[:3]
+        ] + [f"  all of it: python scripts/doctor.py {self.folder}"]

@@ -1,0 +1,222 @@
+"""Each rule finds its own in a made-up history, and nothing is found in a healthy one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents import PPOConfig
+from agents.core.files import config_to_json
+from agents.doctor.finding import Advice, severity
+from agents.doctor.history import History, Series
+from agents.doctor.rules import RULES, diagnose
+
+ROWS = 40
+STEPS = np.linspace(1000, 40_000, ROWS)
+LAYERS = ("policy.trunk.0", "policy.trunk.1", "policy.head", "value.trunk.0", "value.head")
+RISE = np.linspace(0, 1, ROWS)
+CONFIG: dict[str, Any] = {
+    "steps": 40_000,
+    "config": config_to_json(PPOConfig()),
+}
+DQN = {"target_every": 100, "buffer_size": 20_000, "updates_per_step": 0.5, "batch_size": 64}
+
+
+def history(
+    updates: dict[str, Any] | None = None,
+    gradients: dict[str, dict[str, Any]] | None = None,
+    config: dict[str, Any] | None = None,
+    returns: Any = None,
+    length: Any = 20.0,
+    truncated: Any = 0.0,
+    estimate: Any = 60.0,
+) -> History:
+    """A healthy run of one learner, but for what is given: numbers, or arrays over its rows."""
+
+    def column(value: Any) -> np.ndarray:
+        return np.broadcast_to(np.asarray(value, float), ROWS).copy()
+
+    own = {
+        "step": STEPS,
+        "update": np.arange(1, ROWS + 1) * 160,
+        "grad_norm": 0.4,
+        "grad_norm_max": 1.0,
+        "clipped": 20.0,
+        "skipped": 0.0,
+        "cosine": 0.2,
+        "snr": 0.1,
+        "kl": 0.01,
+        "clip_fraction": 0.1,
+        "explained_variance": 0.8,
+        "value_max": 50.0,
+        "value_bound": 100.0,
+        "reward_max": 1.0,
+        "entropy_ratio": 0.6,
+        "action_top": 0.6,
+        "obs_std_min": 0.1,
+        "obs_std_max": 1.0,
+        "obs_constant": 0.0,
+    } | (updates or {})
+    table: dict[str, np.ndarray] = {name: column(value) for name, value in own.items()}
+    table["learner"] = np.full(ROWS, "ppo", object)
+    table["nonfinite"] = np.where(table["skipped"] > 0, "loss term 'value'", "").astype(object)
+    usual = {
+        "grad_norm": 0.2,
+        "weight_norm": 11.0,
+        "update_ratio": 1e-3,
+        "zero_fraction": 0.0,
+        "dormant": 0.0,
+    }
+    layers: dict[str, Any] = {"step": np.repeat(STEPS, len(LAYERS))}
+    layers["update"] = np.repeat(table["update"], len(LAYERS))
+    layers["layer"] = np.tile(np.array(LAYERS, object), ROWS)
+    layers["learner"] = np.full(ROWS * len(LAYERS), "ppo", object)
+    for name, value in usual.items():
+        by_layer = (gradients or {}).get(name, {})
+        columns = [column(by_layer.get(layer, by_layer.get("all", value))) for layer in LAYERS]
+        layers[name] = np.stack(columns, axis=1).ravel()
+    rising = 20 + 400 * RISE
+    evaluations = {
+        "step": STEPS,
+        "mean_return": column(rising if returns is None else returns),
+        "value_estimate": column(estimate),
+        "discounted_return": column(60.0),
+    }
+    episodes = {
+        "step": STEPS,
+        "return": evaluations["mean_return"],
+        "length": column(length) + (np.arange(ROWS) % 7 if np.ndim(length) == 0 else 0),
+        "truncated": column(truncated),
+    }
+    settings = {**CONFIG, "config": {**CONFIG["config"], **(config or {})}}
+    return History(settings, episodes, table, layers, evaluations)
+
+
+def optim(**changes: Any) -> dict[str, Any]:
+    return {"optim": {**CONFIG["config"]["optim"], **changes}}
+
+
+LATE = np.where(np.arange(ROWS) >= ROWS // 2, 1.0, 0.0)
+FLAT = 20.0 + np.arange(ROWS) % 3
+CASES: dict[str, dict[str, Any]] = {
+    "non_finite": {"updates": {"skipped": LATE}},
+    "target_never_moves": {
+        "updates": {"target_distance": 0.01 + RISE},
+        "config": {**DQN, "target_every": 10**6},
+    },
+    "no_reward": {"updates": {"reward_max": 0.0}},
+    "observations": {"updates": {"obs_std_max": 500.0}},
+    "constant_observations": {"updates": {"obs_constant": 1.0}},
+    "reward_scale": {"updates": {"reward_max": 1e5}},
+    "truncation": {"length": np.where(np.arange(ROWS) % 3, 31.0, 200.0)},
+    "lr_too_high": {"gradients": {"update_ratio": {"all": 0.1}}},
+    "lr_too_low": {"gradients": {"update_ratio": {"all": 1e-7}}},
+    "too_few_updates": {"config": {"rollout_size": 20_000}},
+    "replay_too_small": {"config": {**DQN, "buffer_size": 128}},
+    "vanishing": {"gradients": {"grad_norm": {"policy.trunk.0": 1e-6}}},
+    "dead_units": {"gradients": {"dormant": {"policy.trunk.1": 0.8}}},
+    "plasticity": {"gradients": {"dormant": {"policy.trunk.1": 0.9 * np.sqrt(RISE)}}},
+    "exploding": {"updates": {"grad_norm": 10.0 ** (6 * RISE), "grad_norm_max": 1e6}},
+    "overestimation": {"updates": {"value_max": 50 + 1000 * RISE}},
+    "too_many_epochs": {"updates": {"kl": 0.6, "clip_fraction": 0.7}},
+    "critic_drowns_actor": {
+        "updates": {"clipped": 160.0},
+        "gradients": {"grad_norm": {"policy.head": 0.001, "value.head": 1.0}},
+    },
+    "clip_sets_step": {
+        "updates": {"clipped": 160.0, "grad_norm": 1.0},
+        "config": optim(max_grad_norm=1e-3),
+    },
+    "entropy_collapse": {"updates": {"entropy_ratio": 0.001}, "returns": FLAT},
+    "constant_action": {"updates": {"action_top": 1.0}},
+    "critic_not_fitting": {"updates": {"explained_variance": -0.5}, "estimate": 1.0},
+    "noise": {"updates": {"snr": 0.01, "cosine": 0.001}, "returns": FLAT},
+    "looks_healthy": {"returns": FLAT},
+}
+
+
+def test_every_rule_has_a_case() -> None:
+    assert set(CASES) == {rule.name for rule in RULES}
+    assert all(0 < rule.weight <= 1 for rule in RULES)
+
+
+def test_a_healthy_run_is_given_a_clean_bill() -> None:
+    assert diagnose(history()) == []
+
+
+def test_nothing_is_said_before_there_is_anything() -> None:
+    assert diagnose(History(CONFIG)) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_right_rule_stands_first(name: str) -> None:
+    findings = diagnose(history(**CASES[name]))
+    assert findings, "nothing was found"
+    assert findings[0].rule.name == name, [finding.rule.name for finding in findings]
+    evidence = findings[0].evidence
+    assert 0 <= evidence.began <= STEPS[-1]
+    assert 0.4 <= evidence.severity <= 1
+    assert evidence.because.endswith(".")
+    assert evidence.advice
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_advice_names_a_field_there_is_and_a_value_that_it_takes(name: str) -> None:
+    """Of PPO's, for a history of PPO; the cases of a replay have fields of their own."""
+    for advice in diagnose(history(**CASES[name]))[0].evidence.advice:
+        if advice.field is None:
+            continue
+        assert advice.field.startswith("agent.")
+        *path, last = advice.field.split(".")[1:]
+        config: Any = PPOConfig()
+        for key in path:
+            config = getattr(config, key)
+        if last in DQN and not hasattr(config, last):
+            continue
+        replace(config, **{last: advice.value})  # raises where it is impossible
+
+
+def test_a_finding_stands_where_it_began() -> None:
+    (finding,) = diagnose(history(updates={"skipped": LATE}))
+    assert finding.evidence.began == pytest.approx(STEPS[ROWS // 2])
+    kl = np.where(np.arange(ROWS) >= 10, 0.5, 0.01)
+    found = diagnose(history(updates={"kl": kl}))
+    assert found[0].evidence.began == pytest.approx(STEPS[10])
+
+
+def test_the_learning_rate_advised_follows_from_how_far_updates_go() -> None:
+    """Ten times the usual 1e-3 above what is measured: a hundredth of the rate."""
+    (finding,) = diagnose(history(gradients={"update_ratio": {"all": 0.1}}))
+    advice = finding.evidence.advice[0]
+    assert (advice.field, advice.value) == ("agent.optim.lr", 3e-6)
+    assert str(advice).startswith("--agent.optim.lr 3e-06")
+
+
+@pytest.mark.parametrize(
+    ("advice", "flag"),
+    [
+        (Advice("why", "agent.normalize_obs", True), "--agent.normalize-obs"),
+        (Advice("why", "agent.network.shared_trunk", False), "--agent.network.no-shared-trunk"),
+        (Advice("", "agent.network.hidden_sizes", (64, 64)), "--agent.network.hidden-sizes 64 64"),
+        (Advice("", "agent.network.conv", "a_b"), "--agent.network.conv a_b"),
+        (Advice("why"), ""),
+    ],
+)  # fmt: skip
+def test_advice_is_a_flag_to_be_pasted(advice: Advice, flag: str) -> None:
+    assert advice.flag == flag
+
+
+def test_severity_grows_with_the_decades_beyond() -> None:
+    assert severity(1.0, 1.0) == 0.5
+    assert severity(10.0, 1.0) == severity(1.0, 10.0) == 0.75
+    assert severity(math.inf, 1.0) == 1.0
+
+
+def test_began_passes_over_a_single_outlier() -> None:
+    series = Series(np.arange(10.0), np.zeros(10))
+    wrong = np.array([1, 0, 0, 0, 0, 1, 1, 0, 1, 1], bool)
+    assert series.began(wrong) == 5.0
