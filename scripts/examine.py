@@ -1,7 +1,8 @@
-"""Examines a run's last checkpoint, or makes a step again that was not finite.
+"""Examines a run's last checkpoint, explains its agent, or makes a step that failed again.
 
 python scripts/examine.py runs/ppo-CartPole-v1-0
 python scripts/examine.py runs/ppo-CartPole-v1-0 --replay
+python scripts/examine.py runs/ppo-CartPole-v1-0 --explain action --method lrp
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ try:
     from agents.runner import postmortem
     from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
     from agents.runner.examine import examine
+    from agents.runner.explain import Method, Output, explain
 except KeyboardInterrupt:  # while this takes its time
     sys.exit(130)
 
@@ -44,14 +46,22 @@ class Arguments:
     """The run's folder; with --replay a post-mortem's will do."""
     replay: bool = False
     """Make the steps again that were not finite, from the post-mortems that they left."""
+    explain: Output | None = None
+    """Explain by the features of observations what the agent estimates as return, or what it does;
+    each feature is then masked to see what it is worth."""
+    method: Method = "integrated"
+    """How: gradient times input, integrated gradients, or layer-wise relevance propagation."""
+    episodes: int = 20
+    """Episodes for each masked feature."""
     gradients: int = 16
     """Updates whose gradients the noise scale is taken from."""
     probe: int = 512
-    """Observations that features, plasticity and churn are looked at on."""
+    """Observations that features, plasticity, churn and explanations are looked at on."""
     seed: int = 0
     """For random directions and targets."""
     out: Path | None = None
-    """File for what was found, as JSON; None: examination.json in the run's folder."""
+    """File for what was found, as JSON; None: examination.json in the run's folder, or
+    explanation.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,17 +70,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         with bad_input():
             a = parse(Arguments, sys.argv[1:] if argv is None else argv)
-            check_ranges(a, gradients=(1, math.inf), probe=(1, math.inf), seed=(0, math.inf))
+            positive = (1, math.inf)
+            check_ranges(a, gradients=positive, probe=positive, episodes=positive)
+            check_ranges(a, seed=(0, math.inf))
             if not a.run.is_dir():
                 raise BadInput(f"{a.run} is no folder: give that of a run")
             torch.set_num_threads(1)
             if a.replay:
                 return _replay(a.run)
-            report = examine(a.run, a.seed, a.gradients, a.probe)
-            out = a.out or a.run / "examination.json"
+            if a.explain is not None:
+                what = "explanation"
+                report = explain(a.run, a.explain, a.method, a.seed, a.probe, a.episodes)
+            else:
+                what = "examination"
+                report = examine(a.run, a.seed, a.gradients, a.probe)
+            out = a.out or a.run / f"{what}.json"
             out.write_text(json.dumps(report, indent=2) + "\n")
-        _show(report, a.run)
-        print(f"examination: written to {out}")
+        _print(_explained(report, a.run) if a.explain else _examined(report, a.run))
+        print(f"{what}: written to {out}")
         return 0
 
     return guarded("examine.py", run)
@@ -111,8 +128,32 @@ def _replay(folder: Path) -> int:
     return code
 
 
-def _show(report: dict[str, Any], folder: Path) -> None:
-    """The report as a table."""
+def _print(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    console.print(table)
+
+
+def _explained(report: dict[str, Any], folder: Path) -> Table:
+    """An explanation as a table."""
+    title = f"{folder}: the {report['output']} of {report['agent']} by {report['method']}"
+    table = Table(title=title)
+    for column in ("feature", "share", "return without it", "where output is largest", "least"):
+        table.add_column(column)
+    for row in report["features"]:
+        i = row["feature"]
+        ends = (f"{report['extremes'][end]['obs'][i]:.3g}" for end in ("largest", "least"))
+        without = f"{row['masked_return']:.2f}" if "masked_return" in row else ""
+        table.add_row(str(i), f"{row['share']:.1%}", without, *ends)
+    table.add_section()
+    ends = (f"{report['extremes'][end]['output']:.3g}" for end in ("largest", "least"))
+    table.add_row("whole", "", f"{report['return']:.2f}" if "return" in report else "", *ends)
+    return table
+
+
+def _examined(report: dict[str, Any], folder: Path) -> Table:
+    """An examination as a table."""
     table = Table(title=f"{folder}: {report['agent']} at step {report['step']}")
     for column in ("learner", "what", "found", "meaning"):
         table.add_column(column, overflow="fold")
@@ -128,10 +169,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
         f"{churn['changed']:.1%}{moved}",
         "greedy actions that one update changes",
     )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
-    console.print(table)
+    return table
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import envs
 from agents import PPO, Checkpoint, train
 from agents.core.files import config_to_json
 from agents.runner.guard import Guard
 from agents.runner.registry import AGENTS
+from agents.runner.train import Run
 from scripts import examine
 from tests.contract.support import small
 
@@ -115,6 +117,45 @@ def test_a_replay_that_differs_says_so(run, spoiled):
     code, out, _ = run(spoiled, "--replay")
     assert code == examine.DIFFERS
     assert "differs: nonfinite was loss term 'entropy', now loss term 'policy'" in out
+
+
+@pytest.mark.parametrize("method", ["gradient", "integrated", "lrp"])
+@pytest.mark.parametrize("output", ["action", "value"])
+def test_an_explanation_names_the_feature_that_counts(run, tmp_path, tasks, output, method):
+    """Of an agent that looks at the pole's speed alone, and lives by it."""
+    agent = trained(PPO, tmp_path / "run", tasks, steps=64)
+    with torch.no_grad():
+        first = agent.network.trunk[0]
+        first.weight[:, [0, 1, 2]] = 0.0
+        first.bias.zero_()
+        first.weight[0, 3] = first.weight[0, 3].abs()
+        agent.network.heads["policy"].weight[:] = torch.tensor([[-1.0], [1.0]])
+        agent.network.trunk[1].weight[0] = first.weight[0, 3].sign()[:, None] * 0.1
+    Checkpoint(tmp_path / "run").write(Run(agent, tasks, 10_000))
+    arguments = ["--explain", output, "--method", method, "--probe", 64, "--episodes", 5]
+    code, out, err = run(tmp_path / "run", *arguments)
+    assert (code, err) == (0, "")
+    assert "return without it" in out
+    report = json.loads((tmp_path / "run" / "explanation.json").read_text())
+    first, *others = report["features"]
+    assert (first["feature"], first["share"]) == (3, pytest.approx(1.0))
+    assert all(row["share"] == pytest.approx(0.0, abs=1e-6) for row in others)
+    if output == "action":
+        drop = [report["return"] - row["masked_return"] for row in report["features"]]
+        assert drop[0] > 20
+        assert drop[1:] == [0.0, 0.0, 0.0]
+    least, largest = (report["extremes"][end]["output"] for end in ("least", "largest"))
+    assert least < largest
+
+
+def test_what_cannot_be_explained_is_one_clear_line(run, tmp_path, tasks):
+    trained(AGENTS["qrdqn"], tmp_path / "run", tasks)
+    code, out, err = run(tmp_path / "run", "--explain", "value", "--method", "lrp")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "use integrated gradients" in err
+    for output in ("value", "action"):
+        code, _, err = run(*(tmp_path / "run", "--explain", output, "--probe", 16, "--episodes", 1))
+        assert (code, err) == (0, "")
 
 
 def test_bad_input_is_one_clear_line(run, tmp_path):
