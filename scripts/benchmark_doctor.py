@@ -158,7 +158,7 @@ def dead_units(agent: Agent) -> None:
 def certain_policy(agent: Agent) -> None:
     for name, parameter in _parameters(agent).items():
         if "policy" in name and "bias" in name and "trunk" not in name:
-            parameter.view(-1)[0] = 10.0
+            parameter.view(-1)[0] = 30.0
 
 
 @torch.no_grad()

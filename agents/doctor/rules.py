@@ -300,7 +300,8 @@ def exploding(h: History) -> Evidence | None:
             continue
         grown = float(np.median(norm.late()) / max(np.median(norm.early()), 1e-12))
         spike = float(largest.values.max() / max(np.median(norm.values), 1e-12))
-        top = float(np.median(norm.values))
+        # What a term's weight adds to the length is no explosion.
+        top = float(np.median(norm.values)) / max(1.0, h.setting("value_weight") or 1.0)
         if top > 1e4 or (grown > 1e3 and np.median(norm.late()) > 10) or spike > 1e4:
             wrong = largest.values >= 0.1 * largest.values.max()
             return Evidence(
@@ -475,6 +476,8 @@ def constant_action(h: History) -> Evidence | None:
             limit = STATISTICS[name].high
             if len(share.values) < FEWEST_ROWS or share.middle() < limit:
                 continue
+            if name == "action_top" and h.series("entropy_ratio", learner):
+                continue  # of a policy that is certain the entropy tells, and whether it may be
             return Evidence(
                 f"{share.middle():.0%} {what}: whatever it sees, it does the same.",
                 (

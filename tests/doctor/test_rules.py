@@ -132,7 +132,7 @@ CASES: dict[str, dict[str, Any]] = {
         "config": optim(max_grad_norm=1e-3),
     },
     "entropy_collapse": {"updates": {"entropy_ratio": 0.001}, "returns": FLAT},
-    "constant_action": {"updates": {"action_top": 1.0}},
+    "constant_action": {"updates": {"action_saturation": 1.0}},
     "critic_not_fitting": {"updates": {"explained_variance": -0.5}, "estimate": 1.0},
     "noise": {"updates": {"snr": 0.01, "cosine": 0.001}, "returns": FLAT},
     "looks_healthy": {"returns": FLAT},
