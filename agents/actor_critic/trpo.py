@@ -127,10 +127,10 @@ class TRPO(Agent):
         Returns the share of the step that was taken, how far it led in nats, and whether the
         learner refused it.
         """
-        terms, _ = self.learner.gradient(self.surrogate, *data)
+        terms, aux = self.learner.gradient(self.policy_loss, *data)
         gradient = self.learner.flat.gradient
         if not (gradient.isfinite().all() and terms["policy"].isfinite()):
-            return 0.0, 0.0, self.learner.step_along(gradient, terms).skipped
+            return 0.0, 0.0, self.learner.step_along(gradient, terms, aux).skipped
         direction = self.natural(gradient, data)
         share, kl = self.line_search(direction, float(terms["policy"]), data)
         if share == 0.0:
@@ -158,7 +158,7 @@ class TRPO(Agent):
         Returns it with the divergence that it leads to; 0 where there is none.
         """
         c, here = self.config, self.learner.flat.vector
-        evaluate = self.learner.functional(self.surrogate)
+        evaluate = self.learner.functional(self.policy_loss)
         share = 1.0
         for _ in range(c.backtracks + 1):
             terms, aux = evaluate(here - share * direction, *data)
@@ -175,11 +175,11 @@ class TRPO(Agent):
             order = torch.from_numpy(self.rng.permutation(len(obs))).to(self.device)
             for rows in order.tensor_split(minibatches):
                 noise = self.critic.sample_noise((len(rows),), self.noise)
-                step = self.value_learner.minimize(self.error, obs[rows], returns[rows], noise)
+                step = self.value_learner.minimize(self.value_loss, obs[rows], returns[rows], noise)
                 if step.skipped:
                     return
 
-    def surrogate(
+    def policy_loss(
         self,
         obs: Tensor,
         action: Tensor,
@@ -201,7 +201,7 @@ class TRPO(Agent):
         output = self.network(obs, noise)["policy"]
         return {"kl": self.policy.kl(old_output, output).mean()}, {}
 
-    def error(
+    def value_loss(
         self, obs: Tensor, returns: Tensor, noise: list[Tensor] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         value = self.critic(obs, noise)["value"]

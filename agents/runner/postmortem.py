@@ -36,9 +36,11 @@ from agents.core.files import (
     write_bytes,
 )
 from agents.core.learner import Learner, Step
+from agents.core.recurrent import History
 from envs.transition import Transition
 
 FOLDER = "postmortems"
+HISTORY = "history"
 
 
 def write(folder: Path, agent: Agent, learner: Learner, step: Step, batch: Transition) -> Path:
@@ -48,12 +50,13 @@ def write(folder: Path, agent: Agent, learner: Learner, step: Step, batch: Trans
     evaluated = step.evaluated
     loss, inputs = (None, None) if evaluated is None else (evaluated.loss, evaluated.inputs)
     own = getattr(loss, "__self__", None) is agent
+    packed = _packed(inputs) if own else None
     columns = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     columns = {name: value for name, value in columns.items() if value is not None}
     state = {
         "agent": agent.state_dict(),
         "batch": columns,
-        "inputs": inputs if own else None,
+        "inputs": packed,
         "direction": None if evaluated is None else evaluated.direction,
     }
     report = {
@@ -64,7 +67,7 @@ def write(folder: Path, agent: Agent, learner: Learner, step: Step, batch: Trans
         "update": step.update,
         "lr": step.lr,
         **_numbers(step),
-        "inputs": _described(inputs if own else (), ""),
+        "inputs": _described(packed or (), ""),
         "batch": _described(columns, ""),
     }
     agent.save(path / "agent.safetensors")
@@ -178,12 +181,18 @@ def _described(value: Any, path: str) -> dict[str, Any]:
     return {name: found for part in parts for name, found in part.items()}
 
 
+def _packed(inputs: Any) -> list[Any]:
+    """The inputs of a loss as what a state can hold: a History by its parts."""
+    return [{HISTORY: x._asdict()} if isinstance(x, History) else x for x in inputs]
+
+
 def _tensors(value: Any, device: torch.device) -> Any:
-    """Arrays of a state as tensors again."""
+    """Arrays of a state as tensors again, and a History of them."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy()).to(device)
     if isinstance(value, list):
         return [_tensors(item, device) for item in value]
     if isinstance(value, dict):
-        return {name: _tensors(item, device) for name, item in value.items()}
+        parts = {name: _tensors(item, device) for name, item in value.items()}
+        return History(**parts[HISTORY]) if set(parts) == {HISTORY} else parts
     return value

@@ -63,7 +63,7 @@ def test_without_normalisation_the_loss_is_that_of_sac_whose_targets_are_the_cri
     for each in (ours, theirs):
         each.noise.manual_seed(0)
     target = theirs.td_target(batch(), batch().next_obs)
-    unit = theirs.actions.unit(batch().action)
+    unit = theirs.bounds.unit(batch().action)
     expected, _ = theirs.critic_learner.gradient(
         theirs.critic_loss, batch().obs, unit, target, None
     )

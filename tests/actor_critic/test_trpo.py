@@ -91,7 +91,7 @@ def test_the_direction_is_the_natural_gradient_at_the_edge_of_the_region(name):
     space, explicit = CASES[name]
     trpo = agent(space, cg_steps=60, damping=0.1, max_kl=0.02)
     inputs = data(trpo)
-    trpo.learner.gradient(trpo.surrogate, *inputs)
+    trpo.learner.gradient(trpo.policy_loss, *inputs)
     gradient = trpo.learner.flat.gradient.clone()
     matrix = explicit(trpo, inputs[0]) + 0.1 * torch.eye(len(gradient))
     natural = torch.linalg.solve(matrix, gradient)
@@ -106,10 +106,10 @@ def test_a_step_improves_the_surrogate_within_the_region(name):
     trpo = agent(CASES[name][0], max_kl=0.05, damping=1e-3)
     inputs = data(trpo)
     with torch.no_grad():
-        before, _ = trpo.surrogate(*inputs)
+        before, _ = trpo.policy_loss(*inputs)
     share, kl, skipped = trpo.improve(inputs)
     with torch.no_grad():
-        terms, aux = trpo.surrogate(*inputs)
+        terms, aux = trpo.policy_loss(*inputs)
     assert not skipped
     assert 0 < share <= 1
     assert float(aux["kl"]) == pytest.approx(kl, rel=1e-3)
@@ -120,7 +120,7 @@ def test_a_step_improves_the_surrogate_within_the_region(name):
 def test_a_step_too_long_is_shortened_and_none_is_taken_where_all_are():
     trpo = agent(spaces.Discrete(4), shorter=0.5, backtracks=4)
     inputs = data(trpo)
-    terms, _ = trpo.learner.gradient(trpo.surrogate, *inputs)
+    terms, _ = trpo.learner.gradient(trpo.policy_loss, *inputs)
     direction = trpo.natural(trpo.learner.flat.gradient, inputs)
     start = float(terms["policy"])
     share, kl = trpo.line_search(8.0 * direction, start, inputs)
@@ -137,7 +137,7 @@ def test_without_backtracking_it_is_the_natural_policy_gradient():
     npg, trpo = agent(spaces.Discrete(4), NPG), agent(spaces.Discrete(4), backtracks=0)
     inputs = data(npg)
     before = npg.learner.flat.vector.clone()
-    npg.learner.gradient(npg.surrogate, *inputs)
+    npg.learner.gradient(npg.policy_loss, *inputs)
     direction = npg.natural(npg.learner.flat.gradient.clone(), inputs)
     assert npg.improve(inputs)[0] == trpo.improve(inputs)[0] == 1.0
     torch.testing.assert_close(npg.learner.flat.vector, before - direction)

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 import envs
-from tests.contract.support import small
+from tests.contract.support import small, task
 
 
 def test_a_setting_of_another_type_is_refused_by_name(cls):
@@ -17,7 +17,7 @@ def test_a_setting_of_another_type_is_refused_by_name(cls):
 
 def test_a_network_that_remembers_is_learned_with_or_refused(cls):
     network = {"recurrent": "lstm", "dropout": 0.0, "noisy": False}
-    with envs.make("CartPole-v1", num_envs=2) as tasks:
+    with envs.make(task(cls), num_envs=2) as tasks:
         if cls.recurrent:
             assert "state" in small(cls, tasks, network=network).actor(2).carried
         else:

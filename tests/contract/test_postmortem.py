@@ -7,13 +7,13 @@ import envs
 from agents import load, train
 from agents.runner import postmortem
 from agents.runner.guard import Guard
-from tests.contract.support import LIMIT, bits, small
+from tests.contract.support import LIMIT, bits, small, task
 from tests.contract.test_nonfinite import EVERYTHING, StopAfter, kept, poisoned
 
 
 @pytest.mark.parametrize("field", ["reward", "obs"])
 def test_a_planted_nan_is_replayed_from_its_postmortem(cls, field, tmp_path, monkeypatch):
-    tasks = envs.make("CartPole-v1", num_envs=4)
+    tasks = envs.make(task(cls), num_envs=4)
     agent = small(cls, tasks, **EVERYTHING)
     planted = int(np.random.default_rng(len(cls.name)).integers(1, 6))
     update, calls = agent.update, []
