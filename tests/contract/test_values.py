@@ -50,8 +50,9 @@ SLOWER: dict[str, Any] = {
     "ddpg": {"optim": QUICK["optim"] | {"lr": 1e-2}},  # one critic, whose errors none makes good
     # a high quantile is a steep function of an action that makes one of two returns more likely
     "tqc": {"quantiles": 2},
-    # what a batch is normalised by is noise, which falls as batches grow
-    "crossq": {"batch_size": 256, "learning_starts": 300, "updates_per_step": 0.5},
+    # what a batch is normalised by is noise, which falls as batches grow; and without a target
+    # network it follows the accidents of what it holds so closely that it has to hold more
+    "crossq": {"batch_size": 256, "buffer_size": 8000, "updates_per_step": 0.5},
 }
 """What some agents are given beside that."""
 CLOSE: dict[str, Any] = {"tau": 0.05}
