@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,17 @@ Loss = Callable[..., tuple[dict[str, Tensor], dict[str, Tensor]]]
 sample; its scalars are logged. Randomness comes in as an input, and nothing in a loss reads a
 tensor's value on the host, so that the same loss can be compiled or stacked over seeds.
 """
+
+
+class Evaluated(NamedTuple):
+    """What a step was made of: the loss, its inputs, and the direction if it was not the gradient.
+
+    By these and the learner's weights the step can be made again.
+    """
+
+    loss: Loss
+    inputs: tuple[Any, ...]
+    direction: Tensor | None
 
 
 @dataclass(slots=True)
@@ -48,6 +59,8 @@ class Step:
     """Every `stats_every` updates; `learner.statistics.summary` reads it."""
     aux: dict[str, Tensor] = field(default_factory=dict)
     """The loss's aux, as tensors."""
+    evaluated: Evaluated | None = None
+    """What it was made of, if this learner took the gradient."""
 
 
 class Learner:
@@ -76,13 +89,16 @@ class Learner:
         """Environment steps so far; the agent keeps it current, schedules count in it."""
         self.planned: int | None = None
         """Environment steps of the whole training, where they are known."""
+        self.lr_scale = 1.0
+        """What the schedule's learning rate is multiplied by; less after a rollback."""
         self.observer: Callable[[Learner, Step], None] | None = None
+        self._evaluated: tuple[Loss, tuple[Any, ...]] | None = None
         self.moments = optimizers.new_moments(config, self.flat.vector)
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        return self.config.lr_at(self.env_steps, self.planned)
+        return self.lr_scale * self.config.lr_at(self.env_steps, self.planned)
 
     def minimize(self, loss: Loss, *inputs: Any) -> Step:
         """One step down the gradient of `loss(*inputs)`."""
@@ -100,6 +116,7 @@ class Learner:
                 f"learner {self.name!r}: the gradients were set to None, as zero_grad() does, and "
                 "no longer lie in its flat vector; the learner zeroes them itself"
             )
+        self._evaluated = loss, inputs
         if self.statistics.due(self.updates + 1):
             self.statistics.watch()
         try:
@@ -145,6 +162,10 @@ class Learner:
             step.skipped = True
             step.nonfinite = self._locate(direction, step.terms)
             self.skipped += 1
+        if self._evaluated is not None:
+            own = None if direction is self.flat.gradient else direction
+            step.evaluated = Evaluated(*self._evaluated, own)
+            self._evaluated = None  # a batch lives no longer than its step
         if self.observer is not None:
             self.observer(self, step)
         return step
@@ -234,6 +255,7 @@ class Learner:
             "skipped": self.skipped,
             "env_steps": self.env_steps,
             "planned": self.planned,
+            "lr_scale": self.lr_scale,
             "previous_gradient": self.statistics.previous,
         }
 
@@ -251,7 +273,7 @@ class Learner:
                 buffer.copy_(torch.as_tensor(state["buffers"][f"{key}.{name}"]))
         for name, moment in self.moments.items():
             moment.copy_(torch.as_tensor(state["moments"][name]))
-        for name in ("updates", "skipped", "env_steps", "planned"):
+        for name in ("updates", "skipped", "env_steps", "planned", "lr_scale"):
             setattr(self, name, state[name])
         previous = state["previous_gradient"]
         self.statistics.previous = (

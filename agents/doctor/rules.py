@@ -59,6 +59,7 @@ def non_finite(h: History) -> Evidence | None:
                 f"were left out; the first at step {at[bad][0]:,.0f}: {where}.",
                 (
                     Advice("look for NaN or infinity in what the environment gives: obs, reward"),
+                    Advice("take the step again: python scripts/examine.py RUN --replay"),
                     *_lower_lr(h, 10.0, "if it is finite: the weights have run away"),
                 ),
                 "skipped_share",

@@ -15,7 +15,7 @@ import tyro
 
 T = TypeVar("T")
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, GAVE_UP, INTERRUPTED = 2, 3, 130
 """Exit codes."""
 MAX_THREADS = 1024
 

@@ -1,7 +1,8 @@
 """The command line of the training scripts: `main(PPO)` trains in a folder of its own.
 
 Exit codes: 0 when the run is finished, 2 with one line on stderr for bad input, which leaves
-nothing behind, and 130 after Ctrl-C, with a checkpoint to go on from.
+nothing behind, 3 when it was stopped because its updates were not finite, and 130 after Ctrl-C, the
+last two with a checkpoint to go on from.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import torch
 import envs
 from agents.agent import Agent
 from agents.core.files import CheckpointError
-from agents.runner.arguments import INTERRUPTED, BadInput, bad_input, guarded
+from agents.runner.arguments import GAVE_UP, INTERRUPTED, BadInput, bad_input, guarded
 from agents.runner.callbacks import Evaluate, Interrupt
 from agents.runner.checkpoint import Checkpoint, read_manifest
 from agents.runner.folder import begin, claimed
+from agents.runner.guard import Guard
 from agents.runner.health import Health
 from agents.runner.mirrors import TensorBoard, Trackio, Wandb, together
 from agents.runner.presets import FOLDER, preset_for
@@ -101,6 +103,7 @@ def _train(
         a.target_return,
     )
     checkpoint = Checkpoint(folder, a.checkpoint_every or 0)
+    guard = Guard(folder, a.nonfinite_limit, a.nonfinite_action, checkpoint)
     callbacks: list[Callback | None] = [
         *mirrors,
         Recorder(folder, a.log_every, together([mirror.show for mirror in mirrors])),
@@ -108,6 +111,7 @@ def _train(
         health,
         progress,
         Interrupt(),
+        guard,
         checkpoint,
     ]
     try:
@@ -117,6 +121,9 @@ def _train(
         raise BadInput(str(error)) from None
     finally:
         training.close()
+    if guard.gave_up:
+        print(f"stopped at step {agent.steps}: {guard.gave_up}", file=sys.stderr)
+        return GAVE_UP
     if not run.finished:
         resume = command if a.resume else [*command, "--resume"]
         print(f"interrupted at step {agent.steps}, to go on:", file=sys.stderr)

@@ -17,7 +17,7 @@ from agents.runner.arguments import BadInput, bad_input
 from agents.runner.results import read_run
 
 FILES = ("config.json", "episodes.csv", "updates.csv", "gradients.csv", "evaluations.csv")
-FOLDERS = ("checkpoints", "tensorboard", "wandb")
+FOLDERS = ("checkpoints", "postmortems", "tensorboard", "wandb")
 
 
 def file_name(env: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import gymnasium
 import numpy as np
@@ -60,6 +60,11 @@ class Settings(Generic[Config]):
     """Steps from one checkpoint to the next; 0: only at a best and the end, None: 10 in a run."""
     log_every: int = 64
     """Updates of a learner for each row of updates.csv, unless 1/200 of the run passes sooner."""
+    nonfinite_limit: int = 10
+    """Updates in a row that may be skipped, as not finite, before nonfinite_action; 0: any."""
+    nonfinite_action: Literal["stop", "rollback"] = "stop"
+    """stop: end the run, with exit code 3; rollback: back to the last checkpoint, at half the
+    learning rate, three times at most."""
     threads: int = 1
     """CPU threads of PyTorch; small networks are slower with more."""
     device: str = "cpu"
@@ -150,6 +155,7 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         max_episode_steps=(1, math.inf),
         checkpoint_every=(0, math.inf),
         log_every=(1, math.inf),
+        nonfinite_limit=(0, math.inf),
         threads=(1, MAX_THREADS),
     )
     if a.target_return is not None and not math.isfinite(a.target_return):

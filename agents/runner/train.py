@@ -84,6 +84,8 @@ class Run:
         self.actor = agent.actor(envs.num_envs, explore=True, seed=self.seed)
         self.previous_steps = 0
         """The agent's steps before the last one of the environments."""
+        self.batch: Transition | None = None
+        """What `agent.update` was last given."""
         self.stopped = ""
         """Why the run is to end before its steps are done."""
         self.interrupted = False
@@ -196,8 +198,8 @@ def train(
             run.actor.reset(transition.done)
             run.previous_steps = agent.steps
             agent.observe(transition)
-            for batch in agent.memory.batches():
-                run.tell("updated", agent.update(batch))
+            for run.batch in agent.memory.batches():
+                run.tell("updated", agent.update(run.batch))
             run.tell("stepped", transition)
         run.tell("ended")
     finally:

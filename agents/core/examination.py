@@ -1,0 +1,242 @@
+"""What is too dear to record in every run and is worth a look at a checkpoint.
+
+Ranks, noise and curvature are pure functions of features, gradients and products; the rest asks a
+learner for gradients and leaves its weights as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agents.core.learner import Learner, Loss
+from agents.core.optimizers import OptimConfig
+
+
+def effective_rank(features: Tensor, share: float = 0.99) -> int:
+    """min k: Σ_{i≤k} σ_i / Σ_i σ_i ≥ share, of features `(B, H)` (Kumar et al. 2020).
+
+    0 where all features are 0.
+    """
+    sigma = torch.linalg.svdvals(features.double())
+    total = sigma.sum()
+    if not total > 0:
+        return 0
+    reached = sigma.cumsum(0) / total >= share - 1e-12
+    return int(reached.int().argmax()) + 1
+
+
+def stable_rank(features: Tensor) -> float:
+    """‖Φ‖_F² / σ_1² of features `(B, H)`; between 1 and their rank, 0 where all are 0."""
+    sigma = torch.linalg.svdvals(features.double())
+    return float(sigma.square().sum() / sigma[0].square()) if sigma[0] > 0 else 0.0
+
+
+class NoiseScale(NamedTuple):
+    """How noisy a gradient is."""
+
+    signal: float
+    """‖G‖², squared norm of the true gradient, estimated without bias (may come out negative)."""
+    noise: float
+    """tr Σ, variance of the gradient of one sample, summed over the weights."""
+
+    @property
+    def scale(self) -> float:
+        """tr Σ / ‖G‖²: the batch beyond which more samples help little; inf without a signal."""
+        return self.noise / self.signal if self.signal > 0 else float("inf")
+
+
+def noise_scale(gradients: Tensor, batch: float) -> NoiseScale:
+    """From the gradients `(n, P)` of n ≥ 2 independent batches of equal size.
+
+    McCandlish et al. 2018, appendix A.1, with single batches and the mean of all for the two sizes.
+    """
+    count = len(gradients)
+    if count < 2:
+        raise ValueError(f"the noise scale needs two or more gradients, there is {count}")
+    gradients = gradients.double()
+    small = float(gradients.square().sum(1).mean())
+    large = float(gradients.mean(0).square().sum())
+    # E‖g_B‖² = ‖G‖² + tr Σ / B at both sizes
+    signal = (count * large - small) / (count - 1)
+    noise = (small - large) / (1.0 / batch - 1.0 / (count * batch))
+    return NoiseScale(signal, noise)
+
+
+def top_eigenvalue(
+    product: Callable[[Tensor], Tensor],
+    start: Tensor,
+    iterations: int = 100,
+    tolerance: float = 1e-4,
+) -> float:
+    """The largest eigenvalue of a symmetric matrix H, from products v -> H v alone.
+
+    Power iteration from `start` `(P,)` finds the eigenvalue of largest size. If that is negative, a
+    second one with H - λ I finds the largest, for then no eigenvalue is further from λ.
+    """
+    found = _power(product, start, iterations, tolerance)
+    if found >= 0:
+        return found
+    return found + _power(lambda v: product(v) - found * v, start, iterations, tolerance)
+
+
+def _power(
+    product: Callable[[Tensor], Tensor], start: Tensor, iterations: int, tolerance: float
+) -> float:
+    v = start / torch.linalg.vector_norm(start)
+    value = 0.0
+    for _ in range(iterations):
+        u = product(v)
+        before, value = value, float(v.dot(u))
+        size = torch.linalg.vector_norm(u)
+        if not size > 0:
+            return 0.0
+        if abs(value - before) <= tolerance * abs(value):
+            break
+        v = u / size
+    return value
+
+
+class Sharpness(NamedTuple):
+    """The curvature of a loss at a learner's weights."""
+
+    eigenvalue: float
+    """Largest eigenvalue λ of the Hessian."""
+    times_lr: float
+    """λ lr; beyond 2, gradient descent overshoots (Cohen et al. 2021). Of Adam, λ of the Hessian
+    that its second moments scale."""
+    limit: float
+    """What times_lr is stable up to: 2, or with momentum β 2 (1 + β) / (1 - β) (Cohen 2022)."""
+
+
+def sharpness(
+    learner: Learner, loss: Loss, *inputs: Any, generator: torch.Generator, iterations: int = 100
+) -> Sharpness:
+    """The curvature of a loss. Adam's second moments are taken as they stand, bias corrected."""
+    start = torch.randn(learner.flat.vector.shape, generator=generator).to(learner.flat.vector)
+
+    def product(v: Tensor) -> Tensor:
+        return learner.hvp(loss, v, *inputs)
+
+    plain = top_eigenvalue(product, start, iterations)
+    c, moments = learner.config, learner.moments
+    scaled, momentum = plain, c.momentum
+    if "exp_avg_sq" in moments:
+        momentum = c.betas[0]
+        correction = 1.0 - c.betas[1] ** max(1, int(moments["step"]))
+        root = ((moments["exp_avg_sq"] / correction).sqrt() + c.eps).rsqrt()
+        scaled = top_eigenvalue(lambda v: root * product(root * v), start, iterations)
+        limit = 2.0 * (1.0 + momentum) / (1.0 - momentum)
+    else:
+        limit = 2.0 * (1.0 + momentum)  # heavy ball, gradient not damped
+    return Sharpness(plain, scaled * learner.lr, limit)
+
+
+class Attribution(NamedTuple):
+    """What each term of a loss asks of the same weights."""
+
+    norms: dict[str, float]
+    """Of each term's gradient."""
+    cosines: dict[str, float]
+    """Between two terms' gradients, by `one~other`; below 0 they pull against each other."""
+
+
+def term_gradients(learner: Learner, loss: Loss, *inputs: Any) -> dict[str, Tensor]:
+    """The gradient `(P,)` of each term of a loss apart; their sum is that of the loss."""
+    terms, _ = loss(*inputs)
+    found = {}
+    for name, term in terms.items():
+        if not term.requires_grad:
+            continue
+        parts = torch.autograd.grad(
+            term, learner.flat.parameters, retain_graph=True, materialize_grads=True
+        )
+        found[name] = torch.cat([part.reshape(-1) for part in parts])
+    return found
+
+
+def attribution(
+    gradients: Mapping[str, Tensor], where: Tensor | slice | None = None
+) -> Attribution:
+    """Norms and cosines of gradients `(P,)` by name, over the weights `where` picks."""
+    picked = {n: (g if where is None else g[where]).double() for n, g in gradients.items()}
+    norms = {name: float(torch.linalg.vector_norm(g)) for name, g in picked.items()}
+    cosines = {
+        f"{a}~{b}": float(picked[a].dot(picked[b])) / (norms[a] * norms[b])
+        if norms[a] and norms[b]
+        else float("nan")
+        for a, b in combinations(picked, 2)
+    }
+    return Attribution(norms, cosines)
+
+
+def trunk_weights(learner: Learner) -> Tensor | None:
+    """Which of a learner's weights lie in trunks that heads share, as indices; None if none does.
+
+    A head's own trunk is called `<head>.trunk`, a shared one `trunk`, after the module's name where
+    a learner has several.
+    """
+    shared = "trunk" if len(learner.modules) == 1 else tuple(f"{m}.trunk" for m in learner.modules)
+    picked = [
+        torch.arange(segment.start, segment.stop)
+        for segment in learner.flat.segments
+        if segment.layer.startswith(shared)
+    ]
+    return torch.cat(picked) if picked else None
+
+
+def random_function(obs: Tensor, outputs: int, generator: torch.Generator) -> Tensor:
+    """Values `(B, outputs)` of smooth random functions of mean 0 and variance 1 at `(B, size)`.
+
+    √2 cos(w·x + b) of standardised observations, w ~ N(0, 9 / size), b uniform (Rahimi & Recht
+    2007).
+    """
+    x = (obs - obs.mean(0)) / (obs.std(0) + 1e-8)
+    size = obs.shape[-1]
+    w = torch.randn(size, outputs, generator=generator) * 3.0 / size**0.5
+    b = torch.rand(outputs, generator=generator) * 2.0 * torch.pi
+    return 2**0.5 * torch.cos(x @ w.to(x) + b.to(x))
+
+
+def fit_random(
+    network: nn.Module,
+    obs: Tensor,
+    generator: torch.Generator,
+    steps: int = 200,
+    lr: float = 1e-3,
+) -> float:
+    """How badly a copy of a network learns to add random functions to its outputs.
+
+    The mean squared error after `steps` of Adam. It begins at about 1, and stays near it where a
+    network has lost its plasticity (after Lyle et al. 2022; a change of its own outputs is asked
+    for, so that networks whose outputs differ in size begin alike). `network(obs)` is a tensor or a
+    dict of tensors.
+    """
+    twin = copy.deepcopy(network)
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.clone()
+        parameter.__dict__.pop("is_flat", None)
+    with torch.no_grad():
+        outputs = _by_row(twin(obs), len(obs))
+    target = outputs + random_function(obs, outputs.shape[1], generator)
+    learner = Learner({"twin": twin}, OptimConfig(lr=lr, stats_every=0), "twin")
+
+    def loss(obs: Tensor, target: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return {"error": (_by_row(twin(obs), len(obs)) - target).square().mean()}, {}
+
+    for _ in range(steps):
+        learner.minimize(loss, obs, target)
+    with torch.no_grad():
+        return float((_by_row(twin(obs), len(obs)) - target).square().mean())
+
+
+def _by_row(outputs: Any, batch: int) -> Tensor:
+    """All outputs as `(B, n)`: of heads `(B, ...)`, of an ensemble `(K, B, ...)`."""
+    parts = [outputs] if isinstance(outputs, Tensor) else outputs.values()
+    rows = [part if len(part) == batch else part.movedim(1, 0) for part in parts]
+    return torch.cat([row.reshape(batch, -1) for row in rows], dim=1)

@@ -1,0 +1,216 @@
+"""What is looked at on demand, against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from agents.core import examination
+from agents.core.learner import Learner
+from agents.core.network import Network, NetworkConfig
+from agents.core.optimizers import OptimConfig
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def orthogonal(n, seed=0):
+    return torch.linalg.qr(torch.randn(n, n, generator=generator(seed), dtype=torch.float64))[0]
+
+
+def with_spectrum(*sigma):
+    """Features (20, 5) with these singular values."""
+    left, right = orthogonal(20)[:, :5], orthogonal(5, 1)
+    return left @ torch.diag(torch.tensor(sigma, dtype=torch.float64)) @ right
+
+
+@pytest.mark.parametrize(
+    ("sigma", "effective", "stable"),
+    [
+        ((1.0, 1.0, 1.0, 1.0, 1.0), 5, 5.0),
+        ((1.0, 0.0, 0.0, 0.0, 0.0), 1, 1.0),
+        ((98.0, 0.8, 0.8, 0.4, 0.0), 3, 1 + 1.44 / 98**2),
+        ((4.0, 3.0, 0.0, 0.0, 0.0), 2, 25 / 16),
+        ((0.0, 0.0, 0.0, 0.0, 0.0), 0, 0.0),
+    ],
+)
+def test_ranks_of_features_with_a_known_spectrum(sigma, effective, stable):
+    features = with_spectrum(*sigma)
+    assert examination.effective_rank(features) == effective
+    assert examination.stable_rank(features) == pytest.approx(stable, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch", [4, 32])
+def test_the_noise_scale_of_gaussian_gradients_is_known(batch):
+    mean = torch.full((50,), 0.3)
+    spread = 2.0
+    noise = torch.randn(20_000, 50, generator=generator()) * spread / batch**0.5
+    found = examination.noise_scale(mean + noise, batch)
+    assert found.signal == pytest.approx(50 * 0.09, rel=0.03)
+    assert found.noise == pytest.approx(50 * spread**2, rel=0.01)
+    assert found.scale == pytest.approx(spread**2 / 0.09, rel=0.03)
+
+
+def test_the_noise_scale_of_a_few_gradients_is_right_on_average():
+    draws = torch.randn(4000, 3, 8, generator=generator()) + 1.0
+    found = [examination.noise_scale(gradients, 1) for gradients in draws]
+    assert np.mean([one.signal for one in found]) == pytest.approx(8.0, rel=0.02)
+    assert np.mean([one.noise for one in found]) == pytest.approx(8.0, rel=0.02)
+
+
+def test_equal_gradients_have_no_noise_and_one_is_not_enough():
+    gradient = torch.randn(1, 10, generator=generator())
+    same = examination.noise_scale(gradient.expand(5, -1), 8)
+    assert same.scale == pytest.approx(0.0, abs=1e-9)
+    with pytest.raises(ValueError, match="two or more"):
+        examination.noise_scale(gradient, 8)
+    assert math.isinf(examination.noise_scale(torch.tensor([[1.0], [-1.0]]), 1).scale)
+
+
+@pytest.mark.parametrize(
+    "spectrum", [(5.0, 1.0, -3.0), (1.0, 0.5, -8.0), (-1.0, -2.0, -3.0), (0.0, 0.0, 0.0)]
+)
+def test_the_top_eigenvalue_is_the_largest_not_the_one_of_largest_size(spectrum):
+    basis = orthogonal(3)
+    matrix = basis @ torch.diag(torch.tensor(spectrum, dtype=torch.float64)) @ basis.T
+    start = torch.ones(3, dtype=torch.float64)
+    found = examination.top_eigenvalue(lambda v: matrix @ v, start, 1000, 1e-12)
+    assert found == pytest.approx(max(spectrum), abs=1e-6)
+
+
+class Weights(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(n))
+
+
+def quadratic(curvature, **optim):
+    """A learner whose loss is ½ Σ a_i w_i²: its Hessian is diag(a)."""
+    module = Weights(len(curvature))
+    learner = Learner({"m": module}, OptimConfig(stats_every=0, **optim))
+    a = torch.tensor(curvature)
+
+    def loss():
+        return {"half": 0.5 * (a * module.w.square()).sum()}, {}
+
+    return learner, loss
+
+
+def test_the_sharpness_of_a_quadratic_is_its_largest_curvature():
+    learner, loss = quadratic([1.0, 40.0, 3.0], optimizer="sgd", lr=0.01)
+    found = examination.sharpness(learner, loss, generator=generator())
+    assert found.eigenvalue == pytest.approx(40.0, rel=1e-3)
+    assert found.times_lr == pytest.approx(0.4, rel=1e-3)
+    assert found.limit == 2.0
+
+
+@pytest.mark.parametrize("lr", [0.9, 1.1])
+def test_gradient_descent_diverges_just_beyond_the_limit(lr):
+    learner, loss = quadratic([2.0, 1.0], optimizer="sgd", lr=lr)
+    found = examination.sharpness(learner, loss, generator=generator())
+    for _ in range(200):
+        step = learner.minimize(loss)
+    assert (step.loss > 1.0) == (found.times_lr > found.limit)
+
+
+@pytest.mark.parametrize("lr", [0.9, 1.1])
+def test_so_does_momentum_at_its_own(lr):
+    learner, loss = quadratic([3.6, 1.0], optimizer="sgd", lr=lr, momentum=0.8)
+    found = examination.sharpness(learner, loss, generator=generator())
+    assert found.limit == pytest.approx(3.6)
+    for _ in range(400):
+        step = learner.minimize(loss)
+    assert (step.loss > 1.0) == (found.times_lr > found.limit)
+
+
+def test_the_sharpness_that_adam_sees_is_scaled_by_its_second_moments():
+    learner, loss = quadratic([1.0, 40.0, 3.0], lr=0.01)
+    learner.moments["exp_avg_sq"].copy_(torch.tensor([1.0, 1e6, 4.0]))
+    learner.moments["step"].fill_(1e9)  # the moments need no correction
+    found = examination.sharpness(learner, loss, generator=generator())
+    assert found.eigenvalue == pytest.approx(40.0, rel=1e-3)
+    assert found.times_lr == pytest.approx(0.01 * 3.0 / 2.0, rel=1e-3)
+    assert found.limit == pytest.approx(38.0)
+
+
+def actor_critic(shared):
+    network = Network(
+        spaces.Box(-1, 1, (3,)),
+        {"policy": 2, "value": "scalar"},
+        NetworkConfig((6,), shared_trunk=shared),
+        generator(),
+    )
+    learner = Learner({"network": network}, OptimConfig(stats_every=0))
+
+    def loss(obs, scale):
+        out = network(obs)
+        return {
+            "policy": out["policy"].square().mean(),
+            "value": scale * out["value"].mean(),
+            "again": -2.0 * scale * out["value"].mean(),
+        }, {}
+
+    return learner, loss
+
+
+OBS = torch.randn(16, 3, generator=generator())
+
+
+def test_the_gradients_of_terms_add_up_to_the_gradient():
+    learner, loss = actor_critic(True)
+    parts = examination.term_gradients(learner, loss, OBS, 3.0)
+    learner.gradient(loss, OBS, 3.0)
+    whole = torch.stack(list(parts.values())).sum(0)
+    assert torch.allclose(whole, learner.flat.gradient, atol=1e-6)
+
+
+def test_norms_and_cosines_of_terms_in_a_shared_trunk():
+    learner, loss = actor_critic(True)
+    where = examination.trunk_weights(learner)
+    assert where is not None
+    assert len(where) == 3 * 6 + 6
+    found = examination.attribution(examination.term_gradients(learner, loss, OBS, 3.0), where)
+    assert found.cosines["value~again"] == pytest.approx(-1.0)
+    assert found.norms["again"] == pytest.approx(2 * found.norms["value"])
+    three, one = (
+        examination.attribution(examination.term_gradients(learner, loss, OBS, s), where)
+        for s in (3.0, 1.0)
+    )
+    assert three.norms["value"] == pytest.approx(3 * one.norms["value"])
+    assert three.cosines["policy~value"] == pytest.approx(one.cosines["policy~value"])
+    assert -1 < one.cosines["policy~value"] < 1
+
+
+def test_separate_trunks_share_nothing():
+    learner, loss = actor_critic(False)
+    assert examination.trunk_weights(learner) is None
+    found = examination.attribution(examination.term_gradients(learner, loss, OBS, 1.0))
+    assert found.cosines["policy~value"] == 0.0
+
+
+def test_random_functions_have_mean_0_and_variance_1_and_are_smooth():
+    x = torch.randn(50_000, 4, generator=generator()) * 7.0 + 3.0
+    values = examination.random_function(x, 40, generator(1))
+    assert values.shape == (50_000, 40)
+    assert float(values.mean()) == pytest.approx(0.0, abs=0.05)
+    assert float(values.square().mean()) == pytest.approx(1.0, abs=0.05)
+    near = examination.random_function(x + 7e-4, 40, generator(1))
+    assert float((near - values).abs().max()) < 2e-3
+
+
+def test_a_dead_network_cannot_learn_and_a_fresh_one_can():
+    config = NetworkConfig((64, 64), activation="relu")
+    box = spaces.Box(-1, 1, (3,))
+    fresh = Network(box, {"q": 2}, config, generator())
+    dead = Network(box, {"q": 2}, config, generator())
+    with torch.no_grad():
+        dead.trunk[1].bias -= 100.0  # type: ignore[index]
+    before = [p.clone() for p in dead.parameters()]
+    errors = [examination.fit_random(n, OBS, generator(1), lr=1e-2) for n in (fresh, dead)]
+    assert errors[0] < 0.05
+    assert errors[1] > 0.5  # what a constant can fit of it
+    assert all(torch.equal(p, q) for p, q in zip(before, dead.parameters(), strict=True))

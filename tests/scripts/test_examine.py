@@ -1,0 +1,173 @@
+"""`scripts/examine.py` looks at a checkpoint and leaves it alone; it replays post-mortems."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import envs
+from agents import PPO, Checkpoint, train
+from agents.core.files import config_to_json
+from agents.runner.guard import Guard
+from agents.runner.registry import AGENTS
+from agents.runner.train import Run
+from scripts import examine
+from tests.contract.support import small
+
+
+def trained(cls, folder, tasks, steps=200, callbacks=()):
+    """A run's folder after some steps, and its agent."""
+    agent = small(cls, tasks, optim={"schedule": "linear"})
+    folder.mkdir()
+    config = {
+        "agent": cls.name,
+        "env": "CartPole-v1",
+        "seed": 0,
+        "num_envs": tasks.num_envs,
+        "steps": steps,
+        "config": config_to_json(agent.config),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    train(agent, tasks, steps, [*callbacks, Checkpoint(folder)])
+    return agent
+
+
+@pytest.fixture
+def tasks():
+    return envs.make("CartPole-v1", num_envs=4)
+
+
+@pytest.fixture
+def run(capsys):
+    """run("some", "arguments") -> exit code, stdout, stderr."""
+
+    def run(*arguments):
+        code = examine.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo", "dqn", "bootstrapped_dqn", "sarsa", "stream_q"])
+def test_a_checkpoint_is_examined_and_left_as_it_was(run, tmp_path, tasks, name):
+    folder = tmp_path / "run"
+    trained(AGENTS[name], folder, tasks)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, err = run(folder, "--gradients", 3, "--probe", 32)
+    assert (code, err) == (0, "")
+    assert "policy churn" in out
+    report = json.loads((folder / "examination.json").read_text())
+    assert {path: path.read_bytes() for path in files} == files
+    (found,) = report["learners"].values()
+    assert found["batches"] >= 3
+    for layer in found["features"].values():
+        assert 1 <= layer["effective_rank"] <= layer["width"] == 16
+        assert 1 <= layer["stable_rank"] <= 16
+    assert found["terms"]["norms"]
+    assert math.isfinite(found["curvature"]["eigenvalue"])
+    assert found["curvature"]["lr"] == AGENTS[name].Config().optim.lr  # not what its schedule left
+    assert 0 < found["plasticity"]["network"]["fresh"] < 2
+    assert 0 <= report["churn"]["changed"] <= 1
+    again = tmp_path / "again.json"
+    assert run(folder, "--gradients", 3, "--probe", 32, "--out", again)[0] == 0
+    assert json.loads(again.read_text()) == report  # the same seed gives the same numbers
+
+
+def test_the_terms_of_an_actor_critic_are_told_apart(run, tmp_path, tasks):
+    trained(AGENTS["reinforce"], tmp_path / "run", tasks, steps=600)
+    code, out, _ = run(tmp_path / "run", "--gradients", 2, "--probe", 16)
+    assert code == 0
+    assert "cosine policy~value" in out
+    (found,) = json.loads((tmp_path / "run" / "examination.json").read_text())["learners"].values()
+    assert found["terms"]["trunk"] == "shared"
+    assert -1 <= found["terms"]["cosines"]["policy~value"] <= 1
+
+
+@pytest.fixture
+def spoiled(tmp_path, tasks, monkeypatch):
+    """The folder of a run of PPO in which one reward was nan."""
+    observe, folder = PPO.observe, tmp_path / "run"
+
+    def observe_badly(self, transition):
+        if self.steps == 40:
+            transition.reward[1] = np.nan
+        observe(self, transition)
+
+    monkeypatch.setattr(PPO, "observe", observe_badly)
+    trained(PPO, folder, tasks, callbacks=[Guard(folder)])
+    return folder
+
+
+def test_a_postmortem_is_replayed(run, spoiled):
+    code, out, err = run(spoiled, "--replay")
+    assert (code, err) == (0, "")
+    assert "loss term 'policy', layer 'policy.trunk.0'" in out
+    assert "batch reward: 1 not finite, the first at [2, 1]" in out
+    assert out.endswith("replayed: the same term, layer and numbers\n")
+    (postmortem,) = (spoiled / "postmortems").iterdir()
+    assert run(postmortem, "--replay")[1] == out
+
+
+def test_a_replay_that_differs_says_so(run, spoiled):
+    (path,) = (spoiled / "postmortems").glob("*/report.json")
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(report | {"nonfinite": "loss term 'entropy'"}))
+    code, out, _ = run(spoiled, "--replay")
+    assert code == examine.DIFFERS
+    assert "differs: nonfinite was loss term 'entropy', now loss term 'policy'" in out
+
+
+@pytest.mark.parametrize("method", ["gradient", "integrated", "lrp"])
+@pytest.mark.parametrize("output", ["action", "value"])
+def test_an_explanation_names_the_feature_that_counts(run, tmp_path, tasks, output, method):
+    """Of an agent that looks at the pole's speed alone, and lives by it."""
+    agent = trained(PPO, tmp_path / "run", tasks, steps=64)
+    with torch.no_grad():
+        first = agent.network.trunk[0]
+        first.weight[:, [0, 1, 2]] = 0.0
+        first.bias.zero_()
+        first.weight[0, 3] = first.weight[0, 3].abs()
+        agent.network.heads["policy"].weight[:] = torch.tensor([[-1.0], [1.0]])
+        agent.network.trunk[1].weight[0] = first.weight[0, 3].sign()[:, None] * 0.1
+    Checkpoint(tmp_path / "run").write(Run(agent, tasks, 10_000))
+    arguments = ["--explain", output, "--method", method, "--probe", 64, "--episodes", 5]
+    code, out, err = run(tmp_path / "run", *arguments)
+    assert (code, err) == (0, "")
+    assert "return without it" in out
+    report = json.loads((tmp_path / "run" / "explanation.json").read_text())
+    first, *others = report["features"]
+    assert (first["feature"], first["share"]) == (3, pytest.approx(1.0))
+    assert all(row["share"] == pytest.approx(0.0, abs=1e-6) for row in others)
+    if output == "action":
+        drop = [report["return"] - row["masked_return"] for row in report["features"]]
+        assert drop[0] > 20
+        assert drop[1:] == [0.0, 0.0, 0.0]
+    least, largest = (report["extremes"][end]["output"] for end in ("least", "largest"))
+    assert least < largest
+
+
+def test_what_cannot_be_explained_is_one_clear_line(run, tmp_path, tasks):
+    trained(AGENTS["qrdqn"], tmp_path / "run", tasks)
+    code, out, err = run(tmp_path / "run", "--explain", "value", "--method", "lrp")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "use integrated gradients" in err
+    for output in ("value", "action"):
+        code, _, err = run(*(tmp_path / "run", "--explain", output, "--probe", 16, "--episodes", 1))
+        assert (code, err) == (0, "")
+
+
+def test_bad_input_is_one_clear_line(run, tmp_path):
+    def refused(result, message):
+        code, out, err = result
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+
+    refused(run(tmp_path / "nothing"), "no folder")
+    refused(run(tmp_path), "not a run's folder")
+    refused(run(tmp_path, "--replay"), "holds no post-mortem")
+    refused(run(tmp_path, "--gradients", 0), "--gradients is 0")
+    (tmp_path / "postmortems" / "x").mkdir(parents=True)
+    (tmp_path / "postmortems" / "x" / "report.json").write_text("{}")
+    refused(run(tmp_path, "--replay"), "holds no post-mortem")
