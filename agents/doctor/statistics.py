@@ -52,7 +52,7 @@ STATISTICS = {
     "dormant": Statistic(
         "Dormant units, worst layer",
         "Share of units that are silent beside the others of their layer.",
-        high=0.5,
+        high=0.75,
     ),
     "zero_fraction": Statistic(
         "Zero gradient, worst layer", "Share of gradient entries that are exactly 0.", high=0.95

@@ -101,6 +101,8 @@ def optim(**changes: Any) -> dict[str, Any]:
 
 
 LATE = np.where(np.arange(ROWS) >= ROWS // 2, 1.0, 0.0)
+DEAD = {"policy.trunk.1": 0.85}
+DYING = {"policy.trunk.1": 0.95 * np.sqrt(RISE)}
 FLAT = 20.0 + np.arange(ROWS) % 3
 CASES: dict[str, dict[str, Any]] = {
     "non_finite": {"updates": {"skipped": LATE}},
@@ -118,18 +120,18 @@ CASES: dict[str, dict[str, Any]] = {
     "too_few_updates": {"config": {"rollout_size": 20_000}},
     "replay_too_small": {"config": {**DQN, "buffer_size": 128}},
     "vanishing": {"gradients": {"grad_norm": {"policy.trunk.0": 1e-6}}},
-    "dead_units": {"gradients": {"dormant": {"policy.trunk.1": 0.8}}},
-    "plasticity": {"gradients": {"dormant": {"policy.trunk.1": 0.9 * np.sqrt(RISE)}}},
+    "dead_units": {"gradients": {"dormant": DEAD, "zero_fraction": DEAD}},
+    "plasticity": {"gradients": {"dormant": DYING, "zero_fraction": DYING}},
     "exploding": {"updates": {"grad_norm": 10.0 ** (6 * RISE), "grad_norm_max": 1e6}},
     "overestimation": {"updates": {"value_max": 50 + 1000 * RISE}},
     "too_many_epochs": {"updates": {"kl": 0.6, "clip_fraction": 0.7}},
     "critic_drowns_actor": {
         "updates": {"clipped": 160.0},
-        "gradients": {"grad_norm": {"policy.head": 0.001, "value.head": 1.0}},
+        "gradients": {"grad_norm": {"policy.head": 1e-4, "value.head": 1.0}},
     },
     "clip_sets_step": {
         "updates": {"clipped": 160.0, "grad_norm": 1.0},
-        "config": optim(max_grad_norm=1e-3),
+        "config": optim(max_grad_norm=1e-4),
     },
     "entropy_collapse": {"updates": {"entropy_ratio": 0.001}, "returns": FLAT},
     "constant_action": {"updates": {"action_saturation": 1.0}},

@@ -48,9 +48,12 @@ def test_a_run_leaves_its_folder_and_ends_with_its_evaluation(run, tmp_path):
     mean, std = float(last["mean_return"]), float(last["std_return"])
     assert out == f"evaluation: mean_return={mean:.2f} std={std:.2f} episodes=2\n"
     first, *lines, last_line = err.splitlines()
+    health = [line for line in lines if not line.startswith("step ")]
+    lines = [line for line in lines if line.startswith("step ")]
     where = "in the folder runs/a2c-CartPole-v1-7"
     assert first == f"training a2c in CartPole-v1 without a preset, {where}"
     assert len(lines) == 10
+    assert health[0].startswith("health: ")
     assert last_line == "what was recorded is in runs/a2c-CartPole-v1-7"
     assert {path.name for path in folder.iterdir()} == {*FILES, "checkpoints"}
     evaluations = rows(folder / "evaluations.csv")
