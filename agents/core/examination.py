@@ -120,9 +120,7 @@ def sharpness(
     """The curvature of a loss. Adam's second moments are taken as they stand, bias corrected."""
     start = torch.randn(learner.flat.vector.shape, generator=generator).to(learner.flat.vector)
 
-    def product(v: Tensor) -> Tensor:
-        return learner.hvp(loss, v, *inputs)
-
+    product = learner.hessian(loss, *inputs)
     plain = top_eigenvalue(product, start, iterations)
     c, moments = learner.config, learner.moments
     scaled, momentum = plain, c.momentum

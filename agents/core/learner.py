@@ -271,13 +271,18 @@ class Learner:
             total, parameters, create_graph=True, materialize_grads=True
         )
 
+        # The gradient of what a loss is linear in is constant: it has nothing to differentiate.
+        curved = [i for i, gradient in enumerate(gradients) if gradient.requires_grad]
+
         def product(vector: Tensor) -> Tensor:
+            if not curved:
+                return torch.zeros_like(vector)
             directions = tuple(self.flat.split(vector).values())
             with torch.enable_grad():
                 products = torch.autograd.grad(
-                    gradients,
+                    [gradients[i] for i in curved],
                     parameters,
-                    directions,
+                    [directions[i] for i in curved],
                     retain_graph=True,
                     allow_unused=True,
                     materialize_grads=True,

@@ -155,7 +155,7 @@ def test_a_module_is_imported_for_the_environment(
         (["--agents", "ppo", "--seeds"], "--seeds is empty"),
         (["--agents", "ppo", "--seeds", "0-999999999999"], "give 10,000 seeds at the most"),
         (["--agents", "ppo", "--seeds", "0-9999", "10000"], "--seeds 10000: give 10,000"),
-        (["--agents", "ppo", "--envs", "chainrule/DeepSea-v0"], "--steps is missing: ppo has no preset"),
+        (["--agents", "ppo", "--envs", "Taxi-v4"], "--steps is missing: ppo has no preset"),
         (["--agents", "ppo", "dqn", "--envs", "Pendulum-v1", "--steps", "9"], "Discrete"),
         (["--agents", "ppo", "--threads", "99999999999"], "--threads is 99999999999: use 1 to"),
         (["--agents", "pppo"], "--agents pppo: there is "),
