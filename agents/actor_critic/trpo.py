@@ -127,10 +127,10 @@ class TRPO(Agent):
         Returns the share of the step that was taken, how far it led in nats, and whether the
         learner refused it.
         """
-        terms, aux = self.learner.gradient(self.policy_loss, *data)
+        terms, _ = self.learner.gradient(self.policy_loss, *data)
         gradient = self.learner.flat.gradient
         if not (gradient.isfinite().all() and terms["policy"].isfinite()):
-            return 0.0, 0.0, self.learner.step_along(gradient, terms, aux).skipped
+            return 0.0, 0.0, self.learner.step_along(gradient, terms).skipped
         direction = self.natural(gradient, data)
         share, kl = self.line_search(direction, float(terms["policy"]), data)
         if share == 0.0:
