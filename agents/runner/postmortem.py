@@ -118,7 +118,8 @@ def replay(folder: Path, agent: Agent) -> dict[str, Any]:
     inputs = _tensors(state["inputs"], agent.device)
     terms, aux = learner.gradient(loss, *inputs)
     if state["direction"] is None:
-        aux = {n: value for n, value in aux.items() if n in report["scalars"]}  # as it was handed on
+        known = {*report["scalars"], *learner.buffers}
+        aux = {n: value for n, value in aux.items() if n in known}  # no more than was handed on
         return _numbers(learner.step_along(learner.flat.gradient, terms, aux))
     # A direction of the agent's own: its terms are as it gave them, and so are its scalars.
     given = {
