@@ -265,7 +265,8 @@ CASES = (
     ),
     Case(
         *("epochs-ppo", "ppo", CARTPOLE, 15_000, ("too_many_epochs",)),
-        "--agent.epochs 100 --agent.rollout-size 256",
+        "--agent.epochs 60 --agent.rollout-size 512 --agent.clip 5 --agent.normalize-reward "
+        "--agent.optim.lr 3e-3 --agent.optim.schedule constant --agent.optim.max-grad-norm 10",
     ),
     Case(
         *("few-updates-dqn", "dqn", CARTPOLE, 20_000, ("too_few_updates",)),

@@ -372,7 +372,7 @@ def noise(h: History) -> Evidence | None:
         if len(snr.values) < FEWEST_ROWS or not cosine:
             continue
         size, along = float(np.median(snr.values)), float(np.median(cosine.values))
-        if size < 1.1 * NOISE_FLOOR and abs(along) < 0.03 and snr.middle() < 1.1 * NOISE_FLOOR:
+        if size < 1.2 * NOISE_FLOOR and abs(along) < 0.1 and _flat(h):
             batch = h.setting("batch_size")
             return Evidence(
                 f"The signal to noise of {learner}'s updates is {size:.3f}, where pure noise gives "
@@ -508,7 +508,11 @@ def too_many_epochs(h: History) -> Evidence | None:
     """One round of updates moves the policy too far from the one that acted."""
     for learner in h.learners:
         kl, cut = h.series("kl", learner), h.series("clip_fraction", learner)
-        if len(kl.values) < FEWEST_ROWS or kl.middle() < STATISTICS["kl"].high:
+        if len(kl.values) < FEWEST_ROWS:
+            continue
+        # A policy that was thrown off and is certain now moves no more.
+        size = max(kl.middle(), float(np.median(kl.early())) / 2)
+        if size < STATISTICS["kl"].high:
             continue
         epochs = h.setting("epochs")
         advice = [Advice("ends a round where the policy has moved", "agent.target_kl", 0.02)]
@@ -517,15 +521,15 @@ def too_many_epochs(h: History) -> Evidence | None:
                 0, Advice("or fewer passes", "agent.epochs", max(1, min(10, epochs // 4)))
             )
         return Evidence(
-            f"A round of updates moves the policy by a KL divergence of {kl.middle():.2g} nats "
+            f"A round of updates moves the policy by a KL divergence of {size:.2g} nats "
             f"(0.02 is usual) and {cut.middle():.0%} of the ratios are beyond the clip"
             + (f", in {epochs} epochs." if epochs else "."),
             (*advice, *_lower_lr(h, 3.0, "or smaller steps")),
             "kl",
             learner,
-            kl.began(kl.values > STATISTICS["kl"].high),
-            severity(kl.middle(), STATISTICS["kl"].high),
-            {"kl": kl.middle(), "clip_fraction": cut.middle()},
+            float(kl.at[np.argmax(kl.values > STATISTICS["kl"].high)]),
+            severity(size, STATISTICS["kl"].high),
+            {"kl": size, "clip_fraction": cut.middle()},
         )
     return None
 
@@ -634,7 +638,8 @@ def critic_not_fitting(h: History) -> Evidence | None:
             far = float(
                 np.median(np.abs(estimate - truth)[half:]) / (np.abs(truth[half:]).mean() + 1e-9)
             )
-        if size < -0.5 or (size < 0.05 and far > 0.5):
+        # An agent may learn all the same, its advantages only noisier: that is no fault to name.
+        if size < -0.5 or (size < 0.05 and far > 0.5 and _flat(h)):
             weight = h.setting("value_weight")
             advice = []
             if weight is not None and weight < 0.1:
@@ -661,8 +666,8 @@ def target_never_moves(h: History) -> Evidence | None:
         distance = h.series("target_distance", learner)
         every = h.setting("target_every")
         made = float(h.rows[learner][1]["update"][-1])
-        if not distance or len(distance.values) < FEWEST_ROWS:
-            continue
+        if len(distance.values) < FEWEST_ROWS or made < 200:
+            continue  # too few updates are another thing
         moved = np.diff(distance.values) < -0.5 * distance.values[:-1]
         if every and every > made and not moved.any() and distance.values[-1] > 0:
             return Evidence(
@@ -771,7 +776,7 @@ def _flat(h: History) -> bool:
     if len(evaluated) >= 4:
         late = max(late, float(np.mean(evaluated[-max(2, len(evaluated) // 5) :])))
     start = float(np.mean(early))
-    return late - start < max(0.5 * float(np.std(early)), 0.05 * abs(start))
+    return late - start < max(float(np.std(early)), 0.05 * abs(start))
 
 
 def _lower_lr(h: History, factor: float, why: str) -> tuple[Advice, ...]:

@@ -135,7 +135,11 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "entropy_collapse": {"updates": {"entropy_ratio": 0.001}, "returns": FLAT},
     "constant_action": {"updates": {"action_saturation": 1.0}},
-    "critic_not_fitting": {"updates": {"explained_variance": -0.5}, "estimate": 1.0},
+    "critic_not_fitting": {
+        "updates": {"explained_variance": 0.0},
+        "estimate": 1.0,
+        "returns": FLAT,
+    },
     "noise": {"updates": {"snr": 0.01, "cosine": 0.001}, "returns": FLAT},
     "looks_healthy": {"returns": FLAT},
 }
