@@ -28,6 +28,8 @@ DROWNED = 1000.0
 as Adam makes good for it (calibrated)."""
 DEAD = 0.75
 """Share of a layer's units that are dormant and without a gradient (calibrated)."""
+RISEN = 0.8
+"""How often a late return beats an early one, at least, where it has risen (calibrated)."""
 NOISE_FLOOR = 0.053
 """Adam's signal to noise where gradients are independent noise, (1-β₁)/(1+β₁) at β₁ = 0.9."""
 
@@ -767,16 +769,20 @@ def looks_healthy(h: History) -> Evidence | None:
 
 
 def _flat(h: History) -> bool:
-    """Whether the return has not risen from that of the first episodes, beyond their spread."""
-    first, evaluated = h.trained.values, h.evaluated.values
-    if len(first) < 20:
+    """Whether the return has not risen from that of the first episodes.
+
+    That is, whether an episode or evaluation of the last fifth beats one of the first ten episodes
+    less than `RISEN` of the time (Mann & Whitney 1947), which no outlier decides.
+    """
+    first = h.trained.values[:10]
+    if len(h.trained.values) < 20:
         return False
-    early = first[: max(5, len(first) // 50)]
-    late = float(np.mean(first[-max(5, len(first) // 5) :]))
-    if len(evaluated) >= 4:
-        late = max(late, float(np.mean(evaluated[-max(2, len(evaluated) // 5) :])))
-    start = float(np.mean(early))
-    return late - start < max(float(np.std(early)), 0.05 * abs(start))
+    beaten = 0.0
+    for curve in (h.trained.values, h.evaluated.values):
+        late = curve[-max(3, len(curve) // 5) :, None]
+        if len(late):
+            beaten = max(beaten, float(np.mean((late > first) + 0.5 * (late == first))))
+    return beaten < RISEN
 
 
 def _lower_lr(h: History, factor: float, why: str) -> tuple[Advice, ...]:
