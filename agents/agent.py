@@ -16,6 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.core.acting import Carried as Carried
 from agents.core.files import (
     CheckpointError,
     check_types,
@@ -38,9 +39,6 @@ from envs.transition import Transition
 
 Metrics = dict[str, float]
 """An agent's own scalars of one `update`: the same names every time."""
-
-Carried = dict[str, np.ndarray]
-"""What environments carry through their episodes: arrays `(N, ...)` by name."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,16 @@ class AgentConfig:
         self.require("clip_reward", whole, "False with hindsight, which judges rewards itself")
         alone = not (self.clip_reward and self.normalize_reward)
         self.require("clip_reward", alone, "it without normalize_reward, or False")
+
+    def check_replay(self) -> None:
+        """Raise ValueError for a field of its replay that it cannot have, in agents with one."""
+        given = vars(self)
+        for name in ("buffer_size", "batch_size", "train_every"):
+            self.require(name, given[name] >= 1, "1 or more")
+        fits = given["buffer_size"] >= given["batch_size"]
+        self.require("buffer_size", fits, f"batch_size, {given['batch_size']}, or more")
+        self.require("learning_starts", given["learning_starts"] >= 0, "0 or more")
+        self.require("updates_per_step", given["updates_per_step"] > 0, "a positive number")
 
     def require(self, name: str, holds: bool, what: str) -> None:
         """Raise ValueError that names the field, its value and what would be right."""

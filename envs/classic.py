@@ -36,8 +36,8 @@ class ClassicVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nda
 
     id: ClassVar[str]
     """What Gymnasium knows the task by."""
-    span: ClassVar[tuple[float, float]]
-    """An episode begins between these."""
+    span: ClassVar[tuple[Any, Any]]
+    """An episode begins between these, which are numbers or one for each that is drawn."""
     draws: ClassVar[int | None] = None
     """How many numbers that is; None for a single one."""
     worth_from: ClassVar[int]
@@ -232,13 +232,8 @@ class Pendulum(ClassicVectorEnv):
 
     id = "Pendulum-v1"
     worth_from = 2
-    span = (-1.0, 1.0)
+    span = (np.array([-np.pi, -1.0]), np.array([np.pi, 1.0]))
     draws = 2
-
-    def _begun(self, where: np.ndarray) -> np.ndarray:
-        high = np.array([np.pi, 1.0])
-        drawn = [self.generators[i].uniform(-high, high) for i in where.tolist()]
-        return np.array(drawn).reshape(len(where), 2).T
 
     def advance(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         p = self.task

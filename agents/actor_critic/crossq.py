@@ -70,12 +70,9 @@ class CrossQConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("buffer_size", "batch_size", "train_every", "policy_every", "critics"):
+        self.check_replay()
+        for name in ("policy_every", "critics"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
-        fits = self.buffer_size >= self.batch_size
-        self.require("buffer_size", fits, f"batch_size, {self.batch_size}, or more")
-        self.require("learning_starts", self.learning_starts >= 0, "0 or more")
-        self.require("updates_per_step", self.updates_per_step > 0, "a positive number")
         self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
         self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
 

@@ -66,13 +66,11 @@ class TD3Config(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("buffer_size", "batch_size", "train_every", "policy_every", "critics"):
+        self.check_replay()
+        for name in ("policy_every", "critics"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
-        fits = self.buffer_size >= self.batch_size
-        self.require("buffer_size", fits, f"batch_size, {self.batch_size}, or more")
-        self.require("updates_per_step", self.updates_per_step > 0, "a positive number")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
-        for name in ("learning_starts", "target_noise", "target_noise_clip", "action_noise"):
+        for name in ("target_noise", "target_noise_clip", "action_noise"):
             self.require(name, getattr(self, name) >= 0, "0 or more")
 
 

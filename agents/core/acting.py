@@ -9,6 +9,7 @@ from agents.core.distributions import Distribution, Gaussian
 from agents.core.network import Network
 
 Carried = dict[str, np.ndarray]
+"""What environments carry through their episodes: arrays `(N, ...)` by name."""
 
 
 def begin(

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from agents.core.files import check_types
 from agents.core.network import Head
+from agents.core.spaces import parts_of
 
 LOG_STD = (-20.0, 2.0)
 """Where the logarithm of a standard deviation that depends on the state is held."""
@@ -320,10 +321,8 @@ def largest_entropy(space: spaces.Space[Any]) -> float:
         return float(np.log(space.nvec).sum())
     if isinstance(space, spaces.MultiBinary):
         return math.prod(space.shape) * math.log(2)
-    if isinstance(space, spaces.Dict):
-        return sum(largest_entropy(part) for part in space.spaces.values())
-    if isinstance(space, spaces.Tuple):
-        return sum(largest_entropy(part) for part in space.spaces)
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return sum(largest_entropy(part) for part in parts_of(space))
     return math.nan
 
 
@@ -333,9 +332,7 @@ def policy_for(space: spaces.Space[Any], config: PolicyConfig | None = None) -> 
     Raises ValueError for a space that is not supported, and for a config that has no effect on it.
     """
     config = config or PolicyConfig()
-    composite = isinstance(space, spaces.Dict | spaces.Tuple)
-    kinds = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
-    kinds = list(space.spaces) if isinstance(space, spaces.Tuple) else kinds
+    composite, kinds = isinstance(space, spaces.Dict | spaces.Tuple), parts_of(space)
     if not kinds:
         raise ValueError(f"action space {space} is empty: there is nothing to decide")
     numbers = any(isinstance(kind, spaces.Box) for kind in kinds)

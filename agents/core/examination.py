@@ -203,7 +203,7 @@ def random_function(obs: Tensor, outputs: int, generator: torch.Generator) -> Te
 
 def fit_random(
     network: nn.Module,
-    obs: Tensor,
+    inputs: Mapping[str, Tensor],
     generator: torch.Generator,
     steps: int = 200,
     lr: float = 1e-3,
@@ -212,25 +212,26 @@ def fit_random(
 
     The mean squared error after `steps` of Adam. It begins at about 1, and stays near it where a
     network has lost its plasticity (after Lyle et al. 2022; a change of its own outputs is asked
-    for, so that networks whose outputs differ in size begin alike). `network(obs)` is a tensor or a
-    dict of tensors.
+    for, so that networks whose outputs differ in size begin alike). `network(**inputs)`, of
+    inputs `(B, ...)`, is a tensor or a dict of tensors.
     """
     twin = copy.deepcopy(network)
     for parameter in twin.parameters():
         parameter.data = parameter.data.clone()
         parameter.__dict__.pop("is_flat", None)
     with torch.no_grad():
-        outputs = _by_row(twin(obs), len(obs))
-    target = outputs + random_function(obs, outputs.shape[1], generator)
+        read = torch.cat([part.flatten(1) for part in inputs.values()], dim=1)
+        outputs = _by_row(twin(**inputs), len(read))
+        target = outputs + random_function(read, outputs.shape[1], generator)
     learner = Learner({"twin": twin}, OptimConfig(lr=lr, stats_every=0), "twin")
 
-    def loss(obs: Tensor, target: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return {"error": (_by_row(twin(obs), len(obs)) - target).square().mean()}, {}
+    def loss() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return {"error": (_by_row(twin(**inputs), len(read)) - target).square().mean()}, {}
 
     for _ in range(steps):
-        learner.minimize(loss, obs, target)
+        learner.minimize(loss)
     with torch.no_grad():
-        return float((_by_row(twin(obs), len(obs)) - target).square().mean())
+        return float(loss()[0]["error"])
 
 
 def _by_row(outputs: Any, batch: int) -> Tensor:

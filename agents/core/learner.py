@@ -169,17 +169,15 @@ class Learner:
                 *(torch._foreach_norm([aux[name] for name in learned]) if learned else ()),
             ]
         ).tolist()  # the one transfer: it serves the guard and the log
-        grad_norm, values = numbers[0], numbers[1 : 1 + len(terms)]
-        bad = [
-            name
-            for name, norm in zip(learned, numbers[len(numbers) - len(learned) :], strict=True)
-            if not math.isfinite(norm)
-        ]
+        grad_norm, rest = numbers[0], numbers[1:]
+        values, rest = rest[: len(terms)], rest[len(terms) :]
+        told, norms = rest[: len(scalars)], rest[len(scalars) :]
+        bad = [n for n, norm in zip(learned, norms, strict=True) if not math.isfinite(norm)]
         step = Step(
             update=self.updates,
             loss=sum(values),
             terms=dict(zip(terms, values, strict=True)),
-            scalars=dict(zip(scalars, numbers[1 + len(terms) :], strict=False)),
+            scalars=dict(zip(scalars, told, strict=True)),
             grad_norm=grad_norm,
             lr=self.lr,
             aux=aux,

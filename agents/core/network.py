@@ -233,6 +233,8 @@ class Network(nn.Module):
         generator = generator or torch.Generator().manual_seed(0)
         self.observations = Observations(observation_space)
         self.config = config
+        self.action_size = action_size
+        """Numbers of an action that it reads; 0 for a network of observations alone."""
         specs = {name: _as_head(spec) for name, spec in heads.items()}
         self.shared = config.shared_trunk
         if config.noisy and any(spec.members for spec in specs.values()):

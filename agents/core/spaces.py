@@ -43,7 +43,7 @@ class Observations:
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
-        self.parts = _parts(space)
+        self.parts = parts_of(space)
         columns = [categories for part in self.parts for categories in _columns(part)]
         self.size = len(columns)
         """Columns of a stored observation."""
@@ -51,9 +51,13 @@ class Observations:
         """Features the network reads."""
         self.numeric = np.array([not categories for categories in columns])
         """Which columns are quantities (and may be normalised) rather than categories."""
-        self.mask = _mask(space)
+        self.mask: slice | None = None
         """The columns of a Dict's `action_mask`, in which 1 is for an action that is allowed."""
-        if self.mask is not None:
+        if isinstance(space, spaces.Dict) and "action_mask" in space.spaces:
+            self.mask = self.columns_of("action_mask")
+            if not self.numeric[self.mask].all():
+                part = space["action_mask"]
+                raise ValueError(f"action_mask is {part}: use a MultiBinary or a Box of 0 and 1")
             self.numeric[self.mask] = False
         highs = {_highest_byte(part) for part in self.parts}
         self.dtype: Any = np.float32 if len(highs) > 1 or None in highs else np.uint8
@@ -159,16 +163,11 @@ class BoundedActions:
         return (action - middle) / half
 
 
-def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+def parts_of(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    """The parts of a Dict or a Tuple, in their order; of any other space the space itself."""
     if isinstance(space, spaces.Dict):
-        parts = list(space.spaces.values())
-    elif isinstance(space, spaces.Tuple):
-        parts = list(space.spaces)
-    else:
-        parts = [space]
-    for part in parts:
-        _columns(part)  # raises on what is not supported
-    return parts
+        return list(space.spaces.values())
+    return list(space.spaces) if isinstance(space, spaces.Tuple) else [space]
 
 
 def _values(space: spaces.Space[Any], obs: Any) -> list[Any]:
@@ -191,20 +190,6 @@ def _columns(space: spaces.Space[Any]) -> list[int]:
         f"observation space {space} is not supported: use Box, Discrete, MultiDiscrete, "
         "MultiBinary or a flat Dict or Tuple of these (see gymnasium.wrappers.FlattenObservation)"
     )
-
-
-def _mask(space: spaces.Space[Any]) -> slice | None:
-    if not isinstance(space, spaces.Dict) or "action_mask" not in space.spaces:
-        return None
-    start = 0
-    for key, part in space.spaces.items():
-        size = len(_columns(part))
-        if key == "action_mask":
-            break
-        start += size
-    if any(_columns(part)):
-        raise ValueError(f"action_mask is {part}: use a MultiBinary or a Box of 0 and 1")
-    return slice(start, start + size)
 
 
 def _highest_byte(space: spaces.Space[Any]) -> int | None:
@@ -244,12 +229,7 @@ class Actions:
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
-        parts = [space]
-        if isinstance(space, spaces.Dict):
-            parts = list(space.spaces.values())
-        elif isinstance(space, spaces.Tuple):
-            parts = list(space.spaces)
-        self.parts = parts
+        self.parts = parts = parts_of(space)
         sizes = [math.prod(part.shape or ()) for part in parts]
         self.shape = () if isinstance(space, spaces.Discrete) else (sum(sizes),)
         """Of a stored action."""

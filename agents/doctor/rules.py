@@ -593,14 +593,12 @@ def overestimation(h: History) -> Evidence | None:
 def critic_drowns_actor(h: History) -> Evidence | None:
     """The value's gradient takes up the clipped norm, and leaves next to none to the policy's."""
     for learner, layers in h.layers.items():
-        heads = {name: name for name in layers.names}
-        policy, value = heads.get("policy.head"), heads.get("value.head")
         weight = h.setting("value_weight")
-        if policy is None or value is None or weight is None:
+        if weight is None or not {"policy.head", "value.head"} <= set(layers.names):
             continue
         share = h.series("clipped_share", learner)
-        actor = h.layer(learner, policy, "grad_norm")
-        critic = h.layer(learner, value, "grad_norm")
+        actor = h.layer(learner, "policy.head", "grad_norm")
+        critic = h.layer(learner, "value.head", "grad_norm")
         if len(actor.values) < FEWEST_ROWS:
             continue
         ratio = Series(actor.at, critic.values / np.maximum(actor.values, 1e-30))

@@ -63,15 +63,11 @@ class BootstrappedDQNConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_replay()
         self.require("members", self.members >= 2, "2 or more")
         self.require("prior_scale", self.prior_scale >= 0, "0 or more")
         self.require("mask_probability", 0 < self.mask_probability <= 1, "a probability in (0, 1]")
-        for name in ("buffer_size", "batch_size", "train_every", "target_every"):
-            self.require(name, getattr(self, name) >= 1, "1 or more")
-        fits = self.buffer_size >= self.batch_size
-        self.require("buffer_size", fits, f"batch_size, {self.batch_size}, or more")
-        self.require("learning_starts", self.learning_starts >= 0, "0 or more")
-        self.require("updates_per_step", self.updates_per_step > 0, "a positive number")
+        self.require("target_every", self.target_every >= 1, "1 or more")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
 
 

@@ -94,13 +94,10 @@ class DQNConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("buffer_size", "batch_size", "train_every", "target_every", "atoms"):
+        self.check_replay()
+        for name in ("target_every", "atoms"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
-        fits = self.buffer_size >= self.batch_size
-        self.require("buffer_size", fits, f"batch_size, {self.batch_size}, or more")
-        for name in ("learning_starts", "epsilon_steps"):
-            self.require(name, getattr(self, name) >= 0, "0 or more")
-        self.require("updates_per_step", self.updates_per_step > 0, "a positive number")
+        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
         for name in ("epsilon_start", "epsilon_end"):
             self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")

@@ -8,7 +8,6 @@ rate is the full one, whatever its schedule has made of it by then.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 import envs
 from agents.agent import Agent
 from agents.core import examination
-from agents.core.blocks import HiddenLayer
 from agents.core.learner import Evaluated, Learner, Step
 from agents.core.network import Network
 from agents.core.seeding import derived
@@ -92,14 +90,17 @@ def collect(run: Run, gradients: int, probe: int) -> tuple[dict[str, list[Evalua
         seen.append(obs)
         action, extras = run.actor.act(obs)
         transition, obs = run.envs.step(action, extras)
-        run.actor.reset(transition.done)
+        run.actor.reset(transition.over)
         agent.observe(transition)
         for batch in agent.memory.batches():
             if not enough():
                 agent.update(batch)
-                steps = agent.steps
+                # Counts go on, or what an agent does in every other update would never come.
+                steps, counts = agent.steps, {k: x.updates for k, x in agent.learners.items()}
                 agent.load_state_dict(before)
                 agent.steps = steps
+                for name, learner in agent.learners.items():
+                    learner.updates = counts[name]
     for learner in agent.learners.values():
         learner.observer = None
     agent.load_state_dict(before)
@@ -120,7 +121,7 @@ def examine(folder: Path, seed: int = 0, gradients: int = GRADIENTS, probe: int 
     report: Report = {"agent": agent.name, "step": agent.steps, "seed": seed, "learners": {}}
     for name, learner in agent.learners.items():
         found: Report = {"batches": len(made[name])}
-        found["features"] = _features(learner, obs)
+        found["features"] = _features(learner, obs, seed)
         if made[name]:
             found |= _of_losses(agent, learner, made[name], generator)
         found["plasticity"] = _plasticity(agent, learner, obs, seed)
@@ -129,36 +130,46 @@ def examine(folder: Path, seed: int = 0, gradients: int = GRADIENTS, probe: int 
     return report
 
 
-def _features(learner: Learner, obs: Tensor) -> Report:
+def _features(learner: Learner, obs: Tensor, seed: int) -> Report:
     """Ranks of what the last hidden layer gives out, for each member of a stack."""
     found: Report = {}
     for network in _networks(learner):
-        for names, features in _last_features(network, obs):
-            for name, member in zip(names, features, strict=True):
-                found[name] = {
-                    "width": member.shape[-1],
-                    "effective_rank": examination.effective_rank(member),
-                    "stable_rank": examination.stable_rank(member),
-                    "norm": float(torch.linalg.vector_norm(member, dim=-1).mean()),
-                }
+        for name, member in _last_features(network, _inputs(network, obs, seed)).items():
+            found[name] = {
+                "width": member.shape[-1],
+                "effective_rank": examination.effective_rank(member),
+                "stable_rank": examination.stable_rank(member),
+                "norm": float(torch.linalg.vector_norm(member, dim=-1).mean()),
+            }
     return found
 
 
-def _last_features(network: Network, obs: Tensor) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """The names of the last hidden layer's members and their features `(E, B, H)`."""
+def _inputs(network: Network, obs: Tensor, seed: int) -> dict[str, Tensor]:
+    """What a network reads: the observations, and any action with each where it judges actions."""
+    if not network.action_size:
+        return {"obs": obs}
+    generator = torch.Generator().manual_seed(derived(seed, "actions"))
+    action = torch.rand(len(obs), network.action_size, generator=generator) * 2.0 - 1.0
+    return {"obs": obs, "action": action}
+
+
+def _last_features(network: Network, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the last hidden layer gives out, `(B, H)` by the names of its members."""
     trunk = network.trunk
-    layer: nn.Module = list(trunk)[-1] if isinstance(trunk, nn.ModuleList) and len(trunk) else trunk
-    if isinstance(trunk, nn.ModuleList) and not len(trunk):
-        return  # linear in its features
-    names = layer.layer_names if isinstance(layer, HiddenLayer) else ("trunk",)
+    layers = list(trunk) if isinstance(trunk, nn.ModuleList) else [trunk]
+    if not layers:
+        return {}  # linear in its features
+    layer = layers[-1]
+    names: tuple[str, ...] = getattr(layer, "layer_names", ("trunk",))
     kept: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
     try:
         with torch.no_grad():
-            network(obs)
+            network(**inputs)
     finally:
         hook.remove()
-    yield names, kept[0].reshape(len(names), -1, kept[0].shape[-1])
+    members = kept[0].reshape(len(names), -1, kept[0].shape[-1])
+    return dict(zip(names, members, strict=True))
 
 
 def _networks(learner: Learner) -> list[Network]:
@@ -211,8 +222,9 @@ def _plasticity(agent: Agent, learner: Learner, obs: Tensor, seed: int) -> Repor
     for key, network in learner.modules.items():
         if isinstance(network, Network):
             pair = {"trained": network, "fresh": other.learners[learner.name].modules[key]}
+            inputs = _inputs(network, obs, seed)
             errors = {
-                which: examination.fit_random(module, obs, torch.Generator().manual_seed(seed))
+                which: examination.fit_random(module, inputs, torch.Generator().manual_seed(seed))
                 for which, module in pair.items()
             }
             found[key] = errors | {"ratio": _finite(errors["trained"] / errors["fresh"])}

@@ -58,7 +58,8 @@ class Experience:
     def add(self, transition: Transition) -> None:
         """One step of the environments."""
         self._rewards.append(transition.reward)
-        self._actions.append(transition.action)
+        if isinstance(self.agent.action_space, spaces.Discrete | spaces.Box):
+            self._actions.append(transition.action)
         if self._columns is not None and self.steps % OBS_EVERY == 0:
             self._obs.append(self.agent.observations.flatten(transition.obs))
         self.steps += 1
@@ -72,11 +73,12 @@ class Experience:
         largest = np.abs(reward[np.isfinite(reward)]).max(initial=0.0)
         if not largest <= self.reward_max:  # nan at first
             self.reward_max = float(largest)
-        action = np.concatenate(self._actions)
         space = self.agent.action_space
         if isinstance(space, spaces.Discrete):
+            action = np.concatenate(self._actions)
             self._counts += np.bincount(action - space.start, minlength=len(self._counts))
         elif self._low is not None and self._high is not None:
+            action = np.concatenate(self._actions)
             at = (action <= self._low) | (action >= self._high)
             self._counts += np.array([np.count_nonzero(at), at.size])
         if self._obs:

@@ -167,7 +167,7 @@ def _seen(agent: Agent, env: str, seed: int, count: int) -> np.ndarray:
             found.append(obs)
             action, extras = actor.act(obs)
             transition, obs = tasks.step(action, extras)
-            actor.reset(transition.done)
+            actor.reset(transition.over)
     return np.concatenate(found)[:count]
 
 

@@ -77,7 +77,7 @@ def _updates(tasks: VectorEnv, agent: Agent) -> Any:
     while True:
         action, extras = actor.act(obs)
         transition, obs = tasks.step(action, extras)
-        actor.reset(transition.done)
+        actor.reset(transition.over)
         agent.observe(transition)
         for batch in agent.memory.batches():
             before = time.perf_counter()

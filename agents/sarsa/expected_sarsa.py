@@ -69,11 +69,9 @@ class ExpectedSARSAConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("buffer_size", "batch_size", "train_every", "target_every"):
-            self.require(name, getattr(self, name) >= 1, "1 or more")
-        for name in ("learning_starts", "epsilon_steps"):
-            self.require(name, getattr(self, name) >= 0, "0 or more")
-        self.require("updates_per_step", self.updates_per_step > 0, "a positive number")
+        self.check_replay()
+        self.require("target_every", self.target_every >= 1, "1 or more")
+        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
         self.require("loss", self.loss in ("huber", "squared"), "huber or squared")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
         known = self.exploration in ("epsilon_greedy", "boltzmann")

@@ -210,7 +210,7 @@ def test_a_dead_network_cannot_learn_and_a_fresh_one_can():
     with torch.no_grad():
         dead.trunk[1].bias -= 100.0  # type: ignore[index]
     before = [p.clone() for p in dead.parameters()]
-    errors = [examination.fit_random(n, OBS, generator(1), lr=1e-2) for n in (fresh, dead)]
+    errors = [examination.fit_random(n, {"obs": OBS}, generator(1), lr=1e-2) for n in (fresh, dead)]
     assert errors[0] < 0.05
     assert errors[1] > 0.5  # what a constant can fit of it
     assert all(torch.equal(p, q) for p, q in zip(before, dead.parameters(), strict=True))

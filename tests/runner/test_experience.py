@@ -122,3 +122,24 @@ def test_it_goes_on_from_its_state_bit_for_bit(at):
         second.add(step)
     assert whole.row() == second.row()
     assert not math.isnan(whole.reward_max)
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_actions_of_several_parts_are_no_hindrance(kind):
+    """Nothing is told of them: no one of their parts speaks for all."""
+    parts = {"push": spaces.Discrete(3), "turn": spaces.Box(-1, 1, (2,))}
+    space = spaces.Dict(parts) if kind == "dict" else spaces.Tuple(list(parts.values()))
+    experience = Experience(agent_for(spaces.Box(-1, 1, (4,)), space))
+
+    def action(rng):
+        drawn = {"push": rng.integers(3, size=N), "turn": rng.uniform(-1, 1, (N, 2))}
+        return drawn if kind == "dict" else tuple(drawn.values())
+
+    for step in steps_of(AT_ONCE + 1, action):
+        experience.add(step)
+    row, kept = experience.row(), join_state(*split_state(experience.state_dict()))
+    assert "reward_max" in row
+    assert not {"action_top", "action_saturation"} & row.keys()
+    again = Experience(experience.agent)
+    again.load_state_dict(kept)
+    assert again.row() == row

@@ -17,13 +17,13 @@ from scripts import examine
 from tests.contract.support import small
 
 
-def trained(cls, folder, tasks, steps=200, callbacks=()):
+def trained(cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1"):
     """A run's folder after some steps, and its agent."""
     agent = small(cls, tasks, optim={"schedule": "linear"})
     folder.mkdir()
     config = {
         "agent": cls.name,
-        "env": "CartPole-v1",
+        "env": env,
         "seed": 0,
         "num_envs": tasks.num_envs,
         "steps": steps,
@@ -73,6 +73,21 @@ def test_a_checkpoint_is_examined_and_left_as_it_was(run, tmp_path, tasks, name)
     again = tmp_path / "again.json"
     assert run(folder, "--gradients", 3, "--probe", 32, "--out", again)[0] == 0
     assert json.loads(again.read_text()) == report  # the same seed gives the same numbers
+
+
+@pytest.mark.parametrize("name", ["sac", "td3", "crossq"])
+def test_critics_that_judge_actions_are_examined_too(run, tmp_path, name):
+    tasks = envs.make("Pendulum-v1", num_envs=4)
+    trained(AGENTS[name], tmp_path / "run", tasks, env="Pendulum-v1")
+    code, _, err = run(tmp_path / "run", "--gradients", 2, "--probe", 32)
+    assert (code, err) == (0, "")
+    report = json.loads((tmp_path / "run" / "examination.json").read_text())
+    critic = report["learners"]["critic"]
+    assert all(found["batches"] >= 2 for found in report["learners"].values())
+    assert list(critic["features"]) == ["0.q.trunk.1", "1.q.trunk.1"]
+    assert critic["features"]["0.q.trunk.1"] != critic["features"]["1.q.trunk.1"]
+    assert 0 < critic["plasticity"]["critics"]["fresh"] < 2
+    assert report["churn"]["moved"] > 0
 
 
 def test_the_terms_of_an_actor_critic_are_told_apart(run, tmp_path, tasks):
