@@ -62,18 +62,19 @@ class Value:
 class CategoricalValue(Value):
     """Probabilities of `atoms` returns from `low` to `high`, as logits (C51, Bellemare 2017)."""
 
-    def __init__(self, atoms: int, low: float, high: float) -> None:
-        self.support = torch.linspace(low, high, atoms)
+    def __init__(
+        self, atoms: int, low: float, high: float, device: torch.device | str = "cpu"
+    ) -> None:
+        self.support = torch.linspace(low, high, atoms, device=device)
 
     def head(self, actions: int, dueling: bool) -> Head:
         return Head(actions, gain=0.01, atoms=len(self.support), dueling=dueling)
 
     def expectation(self, output: Tensor) -> Tensor:
-        return output.softmax(-1) @ self.support.to(output.device)
+        return output.softmax(-1) @ self.support
 
     def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
-        support = self.support.to(reward.device)
-        return targets.categorical(reward, discount, successor.softmax(-1), support)
+        return targets.categorical(reward, discount, successor.softmax(-1), self.support)
 
     def loss(self, taken: Tensor, target: Tensor, tau: Tensor | None = None) -> Tensor:
         return losses.cross_entropy(taken, target)
@@ -89,10 +90,15 @@ class HistogramValue(CategoricalValue):
     HL-Gauss: Farebrother et al. 2024, "Stop regressing". σ is 0.75 times a bin's width.
     """
 
+    def __init__(
+        self, atoms: int, low: float, high: float, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(atoms, low, high, device)
+        self.sigma = 0.75 * (high - low) / (atoms - 1)
+
     def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
         expected = reward + discount * self.expectation(successor)
-        support = self.support.to(reward.device)
-        return targets.hl_gauss(expected, support, 0.75 * float(support[1] - support[0]))
+        return targets.hl_gauss(expected, self.support, self.sigma)
 
 
 class QuantileValue(Value):
@@ -144,12 +150,13 @@ def value_of(
     atoms: int,
     low: float,
     high: float,
+    device: torch.device | str = "cpu",
 ) -> Value:
     """A representation by its name. `atoms` are bins or quantiles; `low`, `high` the support."""
     return {
         "scalar": lambda: Value(loss),
-        "categorical": lambda: CategoricalValue(atoms, low, high),
-        "hl_gauss": lambda: HistogramValue(atoms, low, high),
+        "categorical": lambda: CategoricalValue(atoms, low, high, device),
+        "hl_gauss": lambda: HistogramValue(atoms, low, high, device),
         "quantile": lambda: QuantileValue(atoms),
         "implicit_quantile": lambda: ImplicitQuantileValue(atoms),
     }[representation]()

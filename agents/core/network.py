@@ -559,8 +559,6 @@ class _HeadLayer(Dense):
         if head.cosines:
             names = (f"{name}.embedding",)
             self.embedding = Dense(head.cosines, inputs, names, config.init, 2**0.5, generator)
-        # Not a buffer, which would be saved: it follows from the head.
-        self.frequencies = torch.pi * torch.arange(head.cosines)
 
     def forward(
         self,
@@ -572,7 +570,8 @@ class _HeadLayer(Dense):
     ) -> Tensor:
         head = self.head
         if self.embedding is not None and tau is not None:
-            cosines = torch.cos(tau.unsqueeze(-1) * self.frequencies.to(tau.device))
+            frequencies = torch.pi * torch.arange(head.cosines, device=tau.device)
+            cosines = torch.cos(tau.unsqueeze(-1) * frequencies)
             x = x.unsqueeze(-2) * torch.relu(self.embedding(cosines))  # (..., N, features)
         if self.members == 1:
             y = self.affine(x, noise)

@@ -122,7 +122,7 @@ class DQN(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.value = value_of(c.value, c.loss, c.atoms, c.v_min, c.v_max)
+        self.value = value_of(c.value, c.loss, c.atoms, c.v_min, c.v_max, self.device)
         self.network = self.new_network({"q": self.value.head(self.discrete_actions(), c.dueling)})
         self.learner = self.new_learner(self.name, network=self.network)
         self.target = self.new_target(self.learner)
