@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from agents.core import optimizers
-from agents.core.cuda_graphs import CudaGraphs
 from agents.core.gradients import GradientStatistics, Record
 from agents.core.optimizers import OptimConfig
 from agents.core.parameters import FlatParameters
@@ -94,9 +93,6 @@ class Learner:
         self.statistics = GradientStatistics(
             modules, self.flat, config.stats_every, config.betas, config.max_grad_norm
         )
-        # A single parameter, such as a temperature, has too little to compute to be worth one.
-        graphed = self.flat.vector.is_cuda and len(self.flat.parameters) > 1
-        self._graphs = CudaGraphs(self.modules) if config.cuda_graphs and graphed else None
         self.updates = 0
         self.skipped = 0
         self.env_steps = 0
@@ -132,27 +128,19 @@ class Learner:
                 "no longer lie in its flat vector; the learner zeroes them itself"
             )
         self._evaluated = loss, inputs
-        if self._graphs is not None and not self.statistics.due(self.updates + 1):
-            terms, aux = self._graphs(loss, inputs)
-        else:
-            terms, aux = self._evaluate(loss, inputs)
+        if self.statistics.due(self.updates + 1):
+            self.statistics.watch()
+        try:
+            with self._precision():
+                terms, aux = loss(*inputs)
+        finally:
+            self.statistics.unwatch()
         self.flat.gradient.zero_()
         _backward(terms, self.flat.parameters)
         terms = {name: term.detach() for name, term in terms.items()}
         if self.config.l1 or self.config.l2:
             terms |= self._penalties()
         return terms, aux
-
-    def _evaluate(
-        self, loss: Loss, inputs: tuple[Any, ...]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        if self.statistics.due(self.updates + 1):
-            self.statistics.watch()
-        try:
-            with self._precision():
-                return loss(*inputs)
-        finally:
-            self.statistics.unwatch()
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.config.precision == "float32":

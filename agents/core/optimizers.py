@@ -52,8 +52,6 @@ class OptimConfig:
     """Adds l2 / 2 * Σw² over weights (not biases or norms) to the loss."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products in a loss; weights, moments and what else is kept stay float32."""
-    cuda_graphs: bool = False
-    """On a GPU, replay each loss and its gradient as one CUDA graph; elsewhere without effect."""
     stats_every: int = 32
     """Updates from one record of per-layer gradient statistics to the next; 0: none."""
 
@@ -79,8 +77,6 @@ class OptimConfig:
                 "optim.final_lr and optim.schedule_steps need a schedule: linear, cosine, cyclical"
             )
         _require(self, "final_lr", self.final_lr <= self.lr, "at most optim.lr")
-        alone = not self.cuda_graphs or self.precision == "float32"
-        _require(self, "cuda_graphs", alone, "it with precision float32, or False")
 
     @property
     def decay(self) -> float:
