@@ -20,6 +20,13 @@ class Advice:
     value: Any = None
     """What to set it to."""
 
+    def changes(self, history: History) -> bool:
+        """Whether the run's agent has the setting, and has it otherwise; text alone always may."""
+        if self.field is None:
+            return True
+        value = list(self.value) if isinstance(self.value, tuple) else self.value
+        return history.setting(self.field.removeprefix("agent."), value) != value
+
     @property
     def flag(self) -> str:
         """What to put on the command line; empty where it is not a setting."""
@@ -44,7 +51,7 @@ class Evidence:
     because: str
     """In one or two plain sentences, with the figures."""
     advice: tuple[Advice, ...]
-    """The first is the one to try first."""
+    """The first is the one to try first; what the run has already, `diagnose` leaves out."""
     statistic: str = ""
     """The statistic it shows in, by the name of `STATISTICS`; empty: the returns."""
     learner: str = ""
@@ -73,6 +80,11 @@ class Finding:
 
     rule: Rule
     evidence: Evidence
+
+    @property
+    def change(self) -> Advice | None:
+        """The setting to try first, for who follows without reading; None: there is none."""
+        return next((advice for advice in self.evidence.advice if advice.field), None)
 
     @property
     def weight(self) -> float:

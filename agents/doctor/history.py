@@ -150,11 +150,13 @@ class History:
         tables = (self.updates, self.episodes, self.evaluations)
         return max((float(t["step"][-1]) for t in tables if t), default=0.0)
 
-    def setting(self, name: str) -> Any:
-        """A setting of the agent by its path, such as optim.lr; None where it has none."""
+    def setting(self, name: str, missing: Any = None) -> Any:
+        """A setting of the agent by its path, such as optim.lr; `missing` where it has none."""
         value: Any = self.config.get("config", {})
         for key in name.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
+            if not (isinstance(value, Mapping) and key in value):
+                return missing
+            value = value[key]
         return value
 
     def names(self, learner: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,20 @@ NOISE_FLOOR = 0.053
 def diagnose(history: History) -> list[Finding]:
     """What is wrong with a run, the weightiest first; nothing for a healthy one."""
     found = [
-        Finding(rule, evidence)
+        Finding(rule, _advising(history, evidence))
         for rule in RULES
         if (evidence := rule.condition(history)) is not None
     ]
     if any(finding.rule.name != "looks_healthy" for finding in found):
         found = [finding for finding in found if finding.rule.name != "looks_healthy"]
     return sorted(found, key=lambda finding: -finding.weight)
+
+
+def _advising(h: History, evidence: Evidence) -> Evidence:
+    """The evidence with what its advice would change: not what the agent lacks, or has already."""
+    advice = tuple(advice for advice in evidence.advice if advice.changes(h))
+    none_left = Advice("the settings that help are set so already: look at what it is fed")
+    return replace(evidence, advice=advice or (none_left,))
 
 
 # ---------------------------------------------------------------------------------- what it is fed
@@ -130,8 +138,8 @@ def reward_scale(h: History) -> Evidence | None:
                 f"The largest reward that is learned from is {size:.3g}: too {what} for losses and "
                 "step sizes that are made for rewards near 1.",
                 (
-                    Advice("divide rewards by their spread", "agent.normalize_reward", True),
-                    Advice("or learn from their signs", "agent.clip_reward", True),
+                    *_normalize_reward(h, "divide rewards by their spread"),
+                    *_clip_reward(h, "or learn from their signs"),
                 ),
                 "reward_max",
                 learner,
@@ -463,7 +471,7 @@ def entropy_collapse(h: History) -> Evidence | None:
             f"The policy's entropy is {size:.1%} of the largest possible since step {began:,.0f}, "
             "and the return has not risen since: it became certain before it had learned.",
             (
-                Advice("keeps it trying", "agent.entropy_weight", max(0.01, 3 * (weight or 0.0)))
+                Advice("keeps it trying", "agent.entropy_weight", max(0.01, _round(3 * weight)))
                 if weight is not None
                 else Advice("explore more"),
                 *_lower_lr(h, 3.0, "so that it does not rush"),
@@ -611,7 +619,7 @@ def critic_drowns_actor(h: History) -> Evidence | None:
                     Advice(
                         "weighs the critic down", "agent.value_weight", _round(weight * 30 / size)
                     ),
-                    Advice("makes returns small", "agent.normalize_reward", True),
+                    *_normalize_reward(h, "makes returns small"),
                     Advice("gives each a trunk", "agent.network.shared_trunk", False),
                 ),
                 "grad_norm",
@@ -644,8 +652,7 @@ def critic_not_fitting(h: History) -> Evidence | None:
             advice = []
             if weight is not None and weight < 0.1:
                 advice.append(Advice("lets the critic learn", "agent.value_weight", 0.5))
-            if not h.setting("normalize_reward"):
-                advice.append(Advice("brings returns near 1", "agent.normalize_reward", True))
+            advice.extend(_normalize_reward(h, "brings returns near 1"))
             advice.append(Advice("look at its learning rate and its inputs"))
             return Evidence(
                 f"The critic of {learner} explains {size:.0%} of the variance of the returns: "
@@ -797,7 +804,7 @@ def _limit(h: History, norm: float) -> Iterator[Advice]:
 
 def _explore(h: History) -> Iterator[Advice]:
     if (weight := h.setting("entropy_weight")) is not None:
-        yield Advice("keeps it trying", "agent.entropy_weight", max(0.01, 3 * weight))
+        yield Advice("keeps it trying", "agent.entropy_weight", max(0.01, _round(3 * weight)))
     elif (steps := h.setting("epsilon_steps")) is not None:
         longer = int(max(2 * steps, (h.config.get("steps") or 0) // 2))
         yield Advice("tries longer", "agent.epsilon_steps", longer)
@@ -809,8 +816,17 @@ def _target(h: History) -> Iterator[Advice]:
     every = h.setting("target_every")
     if every is not None and every < 100 and h.setting("tau") in (None, 1.0):
         yield Advice("lets the target rest", "agent.target_every", 200)
-    if h.setting("normalize_reward") is False and not h.setting("clip_reward"):
-        yield Advice("makes values small", "agent.normalize_reward", True)
+    yield from _normalize_reward(h, "makes values small")
+
+
+def _normalize_reward(h: History, why: str) -> Iterator[Advice]:
+    if not h.setting("clip_reward"):  # which excludes it
+        yield Advice(why, "agent.normalize_reward", True)
+
+
+def _clip_reward(h: History, why: str) -> Iterator[Advice]:
+    if not h.setting("normalize_reward"):
+        yield Advice(why, "agent.clip_reward", True)
 
 
 def _often(updates: float) -> int:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import PPOConfig
+from agents import PPO, PPOConfig
 from agents.core.files import config_to_json
 from agents.doctor.finding import Advice, severity
 from agents.doctor.history import History, Series
 from agents.doctor.rules import RULES, diagnose
+from agents.runner.settings import read_arguments
 
 ROWS = 40
 STEPS = np.linspace(1000, 40_000, ROWS)
@@ -186,6 +187,32 @@ def test_advice_names_a_field_there_is_and_a_value_that_it_takes(name: str) -> N
         replace(config, **{last: advice.value})  # raises where it is impossible
 
 
+def test_what_a_run_has_already_or_its_agent_lacks_is_not_advised() -> None:
+    def fields(config: dict[str, Any], **case: Any) -> list[str | None]:
+        (finding,) = diagnose(history(**case, config=config))
+        return [advice.field for advice in finding.evidence.advice]
+
+    vanishing, network = CASES["vanishing"], CONFIG["config"]["network"]
+    norm, relu, few = "agent.network.norm", "agent.network.activation", "agent.network.hidden_sizes"
+    deep = network | {"hidden_sizes": [64, 64, 64]}
+    assert fields({"network": deep}, **vanishing) == [norm, relu, few]
+    assert fields({"network": deep | {"norm": "layer"}}, **vanishing) == [relu, few]
+    all_set = network | {"norm": "layer", "activation": "relu", "hidden_sizes": [64, 64]}
+    assert fields({"network": all_set}, **vanishing) == [None]
+    without = {key: value for key, value in CONFIG["config"].items() if key != "target_kl"}
+    (finding,) = diagnose(replace(history(**CASES["too_many_epochs"]), config={"config": without}))
+    assert "agent.target_kl" not in [advice.field for advice in finding.evidence.advice]
+
+
+def test_advice_is_possible_beside_what_is_set() -> None:
+    """Rewards are clipped or normalised, not both."""
+    for setting in ("clip_reward", "normalize_reward"):
+        for name in ("reward_scale", "critic_drowns_actor", "critic_not_fitting"):
+            for finding in diagnose(history(**CASES[name], config={setting: True})):
+                fields = {advice.field for advice in finding.evidence.advice}
+                assert not fields & {"agent.clip_reward", "agent.normalize_reward"}, name
+
+
 def test_a_finding_stands_where_it_began() -> None:
     (finding,) = diagnose(history(updates={"skipped": LATE}))
     assert finding.evidence.began == pytest.approx(STEPS[ROWS // 2])
@@ -214,6 +241,26 @@ def test_the_learning_rate_advised_follows_from_how_far_updates_go() -> None:
 )  # fmt: skip
 def test_advice_is_a_flag_to_be_pasted(advice: Advice, flag: str) -> None:
     assert advice.flag == flag
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_flag_says_the_value(name: str) -> None:
+    """What a person pastes is what an automation sets."""
+    begun = history(**CASES[name])
+    for finding in diagnose(begun):
+        for advice in finding.evidence.advice:
+            if advice.field and advice.field.removeprefix("agent.") not in DQN:
+                a = read_arguments(PPO, ["--env", "x", "--steps", "1", *advice.flag.split()])
+                now = replace(begun, config={"config": config_to_json(a.agent)})
+                assert not advice.changes(now), advice
+
+
+def test_the_change_to_follow_is_the_first_that_is_a_setting() -> None:
+    (finding,) = diagnose(history(**CASES["no_reward"]))
+    assert finding.evidence.advice[0].field is None
+    assert finding.change == finding.evidence.advice[1]
+    (finding,) = diagnose(history(**CASES["constant_observations"]))
+    assert finding.change is None
 
 
 def test_severity_grows_with_the_decades_beyond() -> None:
