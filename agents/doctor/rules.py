@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 
 from agents.doctor.finding import Advice, Evidence, Finding, Rule, severity
-from agents.doctor.history import History, Series
+from agents.doctor.history import History, Series, part_of
 from agents.doctor.statistics import STATISTICS
 
 FEWEST_ROWS = 8
 """Rows of a statistic below which nothing is concluded from it."""
 USUAL_RATIO = 1e-3
 """The usual update / weight (Karpathy 2015; common practice since)."""
+FIRST_RATIO = 5e-3
+"""The same of Adam's first steps, which are its longest, since gradients agree where weights have
+not moved; healthy runs of PPO and DQN on CartPole begin with 5e-3 and 3e-3 (calibrated)."""
+USUAL_KL = 0.02
+"""How far one round of updates usually moves a policy, in nats."""
 CUT = 500.0
 """Times its limit that a gradient is long in the median, before the limit sets the step; healthy
 runs of PPO on CartPole come to 300 (calibrated)."""
@@ -226,7 +231,7 @@ def lr_too_high(h: History) -> Evidence | None:
                 f"{first:.0%} of themselves, and those of {learner} have run away: its largest "
                 f"layer is {grown:.1f} times as long as it began."
             )
-            size, factor = first, first / (5 * USUAL_RATIO)
+            size, factor = first, first / FIRST_RATIO
         else:
             continue
         return Evidence(
@@ -265,7 +270,8 @@ def lr_too_low(h: History) -> Evidence | None:
         silent = h.series("zero_fraction", learner)  # no gradient is another thing
         if size < limit and float(np.median(silent.early())) < 0.9:
             lr = h.setting("optim.lr")
-            factor = min(USUAL_RATIO / max(size, 1e-12), 1e4)
+            # Where the weights have not moved, every step is like a first one.
+            factor = min(FIRST_RATIO / max(size, 1e-12), 1e5)
             return Evidence(
                 f"An update of {learner} moves the median layer by {size:.1e} of its weights; "
                 f"{USUAL_RATIO:.0e} is usual, and at this pace nothing is learned.",
@@ -525,14 +531,14 @@ def too_many_epochs(h: History) -> Evidence | None:
         if size < STATISTICS["kl"].high:
             continue
         epochs = h.setting("epochs")
-        advice = [Advice("ends a round where the policy has moved", "agent.target_kl", 0.02)]
-        if epochs and epochs > 2:
-            advice.insert(
-                0, Advice("or fewer passes", "agent.epochs", max(1, min(10, epochs // 4)))
-            )
+        advice = [Advice("or end a round where it has moved", "agent.target_kl", USUAL_KL)]
+        if epochs and epochs > 1:
+            # The divergence grows as the square of the way, and that with the passes.
+            fewer = max(1, min(10, round(epochs * math.sqrt(USUAL_KL / size))))
+            advice.insert(0, Advice("makes fewer passes", "agent.epochs", fewer))
         return Evidence(
             f"A round of updates moves the policy by a KL divergence of {size:.2g} nats "
-            f"(0.02 is usual) and {cut.middle():.0%} of the ratios are beyond the clip"
+            f"({USUAL_KL} is usual) and {cut.middle():.0%} of the ratios are beyond the clip"
             + (f", in {epochs} epochs." if epochs else "."),
             (*advice, *_lower_lr(h, 3.0, "or smaller steps")),
             "kl",
@@ -647,7 +653,8 @@ def critic_not_fitting(h: History) -> Evidence | None:
                 np.median(np.abs(estimate - truth)[half:]) / (np.abs(truth[half:]).mean() + 1e-9)
             )
         # An agent may learn all the same, its advantages only noisier: that is no fault to name.
-        if size < -0.5 or (size < 0.05 and far > 0.5 and _flat(h)):
+        still = _moves(h, learner, "value") < STATISTICS["update_ratio"].low
+        if size < -0.5 or (size < 0.05 and (still or (far > 0.5 and _flat(h)))):
             weight = h.setting("value_weight")
             advice = []
             if weight is not None and weight < 0.1:
@@ -727,7 +734,7 @@ def too_few_updates(h: History) -> Evidence | None:
             return Evidence(
                 f"{made:,.0f} updates of {batch} were made in {h.steps:,.0f} steps: each step is "
                 f"learned from {reused:.2g} times, where 8 to 64 are usual.",
-                (Advice("makes more of it", "agent.updates_per_step", _round(16 / batch)),),
+                (Advice("makes more of it", "agent.updates_per_step", _round(32 / batch)),),
                 "",
                 learner,
                 0.0,
@@ -788,6 +795,15 @@ def _flat(h: History) -> bool:
         if len(late):
             beaten = max(beaten, float(np.mean((late > first) + 0.5 * (late == first))))
     return beaten < RISEN
+
+
+def _moves(h: History, learner: str, part: str) -> float:
+    """Update / weight of the median layer of a part of the network; nan where it has no such."""
+    layers = h.layers.get(learner)
+    names = [name for name in layers.names if part_of(name) == part] if layers else []
+    return float(
+        np.median([h.layer(learner, name, "update_ratio").middle() for name in names] or [math.nan])
+    )
 
 
 def _lower_lr(h: History, factor: float, why: str) -> tuple[Advice, ...]:

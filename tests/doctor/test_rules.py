@@ -229,6 +229,29 @@ def test_the_learning_rate_advised_follows_from_how_far_updates_go() -> None:
     assert str(advice).startswith("--agent.optim.lr 3e-06")
 
 
+def test_a_learning_rate_that_moves_nothing_is_raised_to_where_first_steps_are_usual() -> None:
+    """Measured where weights have not moved: 5e-3 there is 1e-3 later."""
+    (finding,) = diagnose(history(gradients={"update_ratio": {"all": 5e-7}}))
+    advice = finding.evidence.advice[0]
+    assert (advice.field, advice.value) == ("agent.optim.lr", pytest.approx(3e-4 * 1e4))
+
+
+@pytest.mark.parametrize(("kl", "epochs"), [(0.5, 2), (0.125, 4), (50.0, 1)])
+def test_the_epochs_advised_follow_from_how_far_a_round_goes(kl: float, epochs: int) -> None:
+    """10 passes, as PPO's; the divergence grows as their square."""
+    (finding,) = diagnose(history(updates={"kl": kl}))
+    assert finding.evidence.advice[0].value == epochs
+
+
+def test_a_critic_whose_layers_stand_still_is_found_though_the_return_rises() -> None:
+    still = {"value.trunk.0": 1e-7, "value.head": 1e-7}
+    blind = {"explained_variance": -0.1}
+    assert diagnose(history(updates=blind)) == []
+    assert diagnose(history(gradients={"update_ratio": still})) == []
+    (finding,) = diagnose(history(updates=blind, gradients={"update_ratio": still}))
+    assert finding.rule.name == "critic_not_fitting"
+
+
 @pytest.mark.parametrize(
     ("advice", "flag"),
     [
