@@ -2,11 +2,16 @@
 
     python scripts/benchmark_doctor.py --seeds 100-102 --jobs 2
     python scripts/benchmark_doctor.py --judge
+    python scripts/benchmark_doctor.py --seeds 100-102 --follow
 
 A run is trained once and kept: `--judge` judges all that are there by the rules as they are now.
-Thresholds are set on seeds 0-9 (CALIBRATION); what is reported is seeds 100 and up (REPORTING),
+Thresholds are set on seeds 0-19 (CALIBRATION); what is reported is seeds 100 and up (REPORTING),
 which no threshold was set on. The table tells how often the right rule stands first and among the
 first two, and how often a healthy run is called ill.
+
+`--follow` does what the doctor says: where the fault is in the settings, the run is trained again
+with the first change that the first finding advises, and again, and its return compared with that
+of the same run without the fault.
 """
 
 from __future__ import annotations
@@ -19,7 +24,8 @@ try:
     import shutil
     from collections.abc import Callable, Sequence
     from concurrent.futures import ProcessPoolExecutor, as_completed
-    from dataclasses import dataclass
+    from dataclasses import dataclass, replace
+    from itertools import pairwise
     from multiprocessing import get_context
     from pathlib import Path
     from typing import Any
@@ -34,6 +40,7 @@ try:
     from agents import AGENTS
     from agents.agent import Agent
     from agents.core.files import write_bytes
+    from agents.doctor.history import History
     from agents.doctor.rules import diagnose
     from agents.runner.arguments import bad_input, check_ranges, guarded, parse
     from agents.runner.callbacks import Evaluate
@@ -46,9 +53,13 @@ try:
 except KeyboardInterrupt:  # while this takes its time
     sys.exit(130)
 
-CALIBRATION, REPORTING = range(10), range(100, 1_000_000)
+CALIBRATION, REPORTING = range(20), range(100, 1_000_000)
 """Seeds that thresholds are set on, and seeds that are reported."""
 HEALTHY = "healthy"
+ROUNDS = 3
+"""How often `--follow` takes advice, at most."""
+REACHED = 0.9
+"""Share of what the healthy run gained from which on a run is cured."""
 
 
 # ------------------------------------------------------------------------- faults of environments
@@ -198,7 +209,9 @@ class Case:
     right: tuple[str, ...] = ()
     """The rules that are right to stand first; none for a healthy run."""
     settings: str = ""
-    """Flags of the command line."""
+    """Flags of the command line that are the fault, or belong to it."""
+    base: str = ""
+    """Flags that the run has without the fault too."""
     change: Callable[..., Any] | None = None
     """What becomes of observations, rewards and endings."""
     limit: int | None = None
@@ -208,6 +221,28 @@ class Case:
     spoil: Callable[[Agent], None] | None = None
     """What is done to the agent before it starts."""
     callback: Callable[[], Callback] | None = None
+
+    @property
+    def in_config(self) -> bool:
+        """Whether the fault is settings and nothing else, so that settings can undo it."""
+        elsewhere = (self.change, self.limit, self.spoil, self.callback)
+        return bool(self.right and self.settings) and not (self.deaf or any(elsewhere))
+
+    @property
+    def twin(self) -> Case:
+        """The same run without the fault; cases that differ by their faults only share it."""
+        name = f"healthy-{self.agent}-{self.env}-{self.steps}"
+        return Case(name, self.agent, self.env, self.steps, base=self.base)
+
+    def flags(self, seed: int) -> list[str]:
+        """The command line of its run."""
+        steps = [] if self.steps is None else ["--steps", str(self.steps)]
+        settings = f"{self.base} {self.settings}".split()
+        return ["--env", self.env, "--seed", str(seed), *steps, *settings]
+
+    def command(self, seed: int) -> str:
+        """What its run says that it was started by."""
+        return " ".join(["python", f"scripts/train_{self.agent}.py", *self.flags(seed)])
 
 
 CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
@@ -261,7 +296,8 @@ CASES = (
     ),
     Case(
         *("no-critic-ppo", "ppo", PENDULUM, 20_000, ("critic_not_fitting",)),
-        f"{FOR_PENDULUM} --agent.value-weight 1e-8",
+        "--agent.value-weight 1e-8",
+        FOR_PENDULUM,
     ),
     Case(
         *("epochs-ppo", "ppo", CARTPOLE, 15_000, ("too_many_epochs",)),
@@ -281,7 +317,7 @@ CASES = (
     Case("blind-a2c", "a2c", CARTPOLE, 15_000, ("constant_observations",), change=blind),
     Case(
         *("saturated-ppo", "ppo", PENDULUM, 15_000, ("constant_action",)),
-        FOR_PENDULUM,
+        base=FOR_PENDULUM,
         spoil=certain_policy,
     ),
     Case(
@@ -314,7 +350,7 @@ CASES = (
     ),
     Case(
         *("truncation-ppo", "ppo", PENDULUM, 20_000, ("truncation",)),
-        FOR_PENDULUM,
+        base=FOR_PENDULUM,
         change=merged_truncation,
     ),
     Case(*("noise-dqn", "dqn", CARTPOLE, 10_000, ("noise", "looks_healthy")), change=noisy_reward),
@@ -332,7 +368,7 @@ CASES = (
         }.items()
         for agent in agents
     ),
-    Case("healthy-ppo-Pendulum-v1", "ppo", PENDULUM, 100_000, (), FOR_PENDULUM),
+    Case("healthy-ppo-Pendulum-v1", "ppo", PENDULUM, 100_000, base=FOR_PENDULUM),
 )
 
 
@@ -341,15 +377,17 @@ class Options:
     """Put faults into runs and count how often the doctor finds them."""
 
     seeds: tuple[str, ...] = ("100-102",)
-    """Seeds and ranges of seeds, both ends included. 0-9 calibrate, 100 and up are reported."""
+    """Seeds and ranges of seeds, both ends included. 0-19 calibrate, 100 and up are reported."""
     cases: tuple[str, ...] = ()
     """Cases by name, or by the beginning of it; none: all of them."""
     jobs: int = 1
     """Runs at a time."""
     out: Path = Path("runs/doctor")
-    """Folder of the runs, and of doctor.md."""
+    """Folder of the runs, and of doctor.md or follow.md."""
     judge: bool = False
     """Train nothing, judge the runs that are there."""
+    follow: bool = False
+    """Follow the first advice where the fault is in the settings, and count how often it helps."""
 
 
 # ------------------------------------------------------------------------------------ training
@@ -381,9 +419,7 @@ def train_case(case: Case, seed: int, folder: Path) -> float:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     cls = AGENTS[case.agent]
-    steps = [] if case.steps is None else ["--steps", str(case.steps)]
-    flags = ["--env", case.env, "--seed", str(seed), *steps, *case.settings.split()]
-    a = read_arguments(cls, flags)
+    a = read_arguments(cls, case.flags(seed))
     training = make(case, a.env, a.num_envs, 1000 * seed)
     agent = cls(training.observation_space, training.action_space, a.agent, seed=seed)
     if case.spoil is not None:
@@ -391,7 +427,7 @@ def train_case(case: Case, seed: int, folder: Path) -> float:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    config = to_json(cls, a, " ".join(["python", f"scripts/train_{case.agent}.py", *flags]))
+    config = to_json(cls, a, case.command(seed))
     write_bytes(partial / "config.json", json.dumps(config, indent=2).encode())
     evaluate = Evaluate(make(case, a.env, 5, 1000 * seed + 500), a.steps // 20, 5, 500)
     callbacks: list[Callback] = [Recorder(partial), evaluate]
@@ -406,27 +442,31 @@ def train_case(case: Case, seed: int, folder: Path) -> float:
     return evaluate.final.mean if evaluate.final is not None else math.nan
 
 
-def _train_by_name(name: str, seed: int, folder: Path) -> float:
-    """What a process is handed: a case is found by its name there."""
-    return train_case(next(case for case in CASES if case.name == name), seed, folder)
+def kept(options: Options, case: Case, seed: int) -> bool:
+    """Whether the case's run is there, as the case is now."""
+    folder = folder_of(options, case, seed)
+    return folder.exists() and read_run(folder).config.get("command") == case.command(seed)
 
 
-def train_all(options: Options, cases: Sequence[Case], seeds: Sequence[int]) -> None:
-    """Train what is not there yet."""
-    todo = [
-        (case, seed, folder)
-        for seed in seeds
-        for case in cases
-        if not (folder := folder_of(options, case, seed)).exists()
-    ]
+def history_of(options: Options, case: Case, seed: int) -> History | None:
+    """What the case's run recorded; None where it is not there, as the case is now."""
+    if not kept(options, case, seed):
+        return None
+    return read_run(folder_of(options, case, seed)).history()
+
+
+def train_all(options: Options, runs: Sequence[tuple[Case, int]]) -> None:
+    """Train what is not there yet of these cases and seeds."""
+    todo = [run for run in dict.fromkeys(runs) if not kept(options, *run)]
     context = get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
         running = {
-            pool.submit(_train_by_name, case.name, seed, folder): f"{case.name}/{seed}"
-            for case, seed, folder in todo
+            pool.submit(train_case, case, seed, folder_of(options, case, seed)): (case, seed)
+            for case, seed in todo
         }
         for done, future in enumerate(as_completed(running), 1):
-            print(f"[{done}/{len(todo)}] {running[future]}: {future.result():.1f}", flush=True)
+            case, seed = running[future]
+            print(f"[{done}/{len(todo)}] {case.name}/{seed}: {future.result():.1f}", flush=True)
 
 
 # ------------------------------------------------------------------------------------- judging
@@ -498,6 +538,116 @@ def table(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+# ----------------------------------------------------------------------------------- following
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run with a fault, and those after it in which the doctor's advice was followed."""
+
+    seed: int
+    cases: tuple[Case, ...]
+    """The one with the fault, then one a round, each with one more change in its settings."""
+    scores: tuple[float, ...] = ()
+    """What `score` says of their runs; the last case's is missing until it was trained."""
+
+    @property
+    def due(self) -> bool:
+        """Whether its last run is still to be judged."""
+        return len(self.scores) < len(self.cases)
+
+    def cured(self, rounds: int) -> bool:
+        """Whether it was after so many rounds, at most."""
+        return any(score >= REACHED for score in self.scores[1 : rounds + 1])
+
+    @property
+    def changes(self) -> list[str]:
+        """What was changed in each round, as the flag that the doctor shows."""
+        settings = [case.settings for case in self.cases]
+        return [now.removeprefix(before).strip() for before, now in pairwise(settings)]
+
+
+def score(run: History, healthy: History) -> float:
+    """The share that a run gained of what the healthy one did; nan where that gained nothing.
+
+    A gain is what the return rises by from that of an agent that has not learned, so that it means
+    the same whatever the sign of returns: (final - untrained) / (healthy - untrained). The final
+    return is the mean over the last fifth of the evaluations, of which one alone is a few episodes;
+    the untrained one that of the healthy run's first ten episodes.
+    """
+
+    def final(history: History) -> float:
+        returns = history.evaluated.values
+        return float(np.mean(returns[-max(1, len(returns) // 5) :]))
+
+    untrained = float(np.mean(healthy.trained.values[:10]))
+    gain = final(healthy) - untrained
+    return (final(run) - untrained) / gain if gain > 0 else math.nan
+
+
+def advanced(options: Options, course: Course) -> Course:
+    """The course with its last run judged, if that is there, and with the next where one is due."""
+    faulty, last = course.cases[0], course.cases[-1]
+    run = history_of(options, last, course.seed)
+    healthy = history_of(options, faulty.twin, course.seed)
+    if not course.due or run is None or healthy is None:
+        return course
+    course = replace(course, scores=(*course.scores, score(run, healthy)))
+    findings, number = diagnose(run), len(course.scores)
+    change = findings[0].change if findings else None
+    if change is None or number > ROUNDS or course.cured(ROUNDS):
+        return course
+    settings = f"{last.settings} {change.flag}"  # of a flag that is given twice the last one counts
+    following = replace(faulty, name=f"{faulty.name}-round-{number}", settings=settings)
+    return replace(course, cases=(*course.cases, following))
+
+
+def follow(options: Options, cases: Sequence[Case], seeds: Sequence[int]) -> list[Course]:
+    """Follow the doctor until a run is cured, nothing is left to follow, or for `ROUNDS` rounds."""
+    courses = [Course(seed, (case,)) for case in cases for seed in seeds]
+    if not options.judge:
+        train_all(options, [(course.cases[0].twin, course.seed) for course in courses])
+    for _ in range(ROUNDS + 1):
+        if not options.judge:
+            due = [course for course in courses if course.due]
+            train_all(options, [(course.cases[-1], course.seed) for course in due])
+        courses = [advanced(options, course) for course in courses]
+    return [course for course in courses if course.scores]
+
+
+def follow_table(courses: Sequence[Course]) -> str:
+    """Markdown: a row a run, what was changed and what share of the healthy gain it led to."""
+    rounds = " | ".join(f"round {number}" for number in range(1, ROUNDS + 1))
+    lines = [
+        f"| case | seed | as it was | {rounds} |",
+        f"| --- | --- | --- |{' --- |' * ROUNDS}",
+    ]
+    for course in courses:
+        first, *later = [f"{score:.0%}" for score in course.scores]
+        cells = [f"`{flag}`: {share}" for flag, share in zip(course.changes, later, strict=False)]
+        cells += [""] * (ROUNDS - len(cells))
+        row = " | ".join([course.cases[0].name, str(course.seed), first, *cells])
+        lines.append(f"| {row} |")
+    lines.append("")
+    judged = [course for course in courses if math.isfinite(course.scores[0])]
+    if left := len(courses) - len(judged):
+        lines.append(f"{left} runs are not counted: without the fault nothing was learned either.")
+    if judged:
+        once, often = (
+            f"{sum(course.cured(rounds) for course in judged) / len(judged):.0%}"
+            for rounds in (1, ROUNDS)
+        )
+        lines.append(
+            f"{len(judged)} runs with a fault in their settings: by the doctor's first advice "
+            f"{once} reach {REACHED:.0%} of what the healthy run gained, {often} within {ROUNDS} "
+            "rounds of it."
+        )
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------ the command line
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 2 with one line for bad input."""
 
@@ -506,23 +656,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             options = parse(Options, sys.argv[1:] if argv is None else argv)
             check_ranges(options, jobs=(1, math.inf))
             seeds = seed_list(options.seeds)
+            able = [case for case in CASES if case.in_config or not options.follow]
             cases = [
                 case
-                for case in CASES
+                for case in able
                 if not options.cases or case.name.startswith(tuple(options.cases))
             ]
             if not cases:
-                known = ", ".join(case.name for case in CASES)
+                known = ", ".join(case.name for case in able)
                 raise ValueError(f"--cases {' '.join(options.cases)}: there is {known}")
-        if not options.judge:
-            train_all(options, cases, seeds)
-        with bad_input():
-            verdicts = judge(options, cases, seeds)
-            if not verdicts:
-                raise ValueError(f"{options.out} holds no run of these cases and seeds")
-        text = table(verdicts)
-        write_bytes(options.out / "doctor.md", text.encode())
-        print(text)
+            nothing = f"{options.out} holds no run of these cases and seeds"
+        if options.follow:
+            courses = follow(options, cases, seeds)
+            with bad_input():
+                if not courses:
+                    raise ValueError(f"{nothing}, and of each without its fault")
+            name, text = "follow.md", follow_table(courses)
+        else:
+            if not options.judge:
+                train_all(options, [(case, seed) for seed in seeds for case in cases])
+            with bad_input():
+                verdicts = judge(options, cases, seeds)
+                if not verdicts:
+                    raise ValueError(nothing)
+            name, text = "doctor.md", table(verdicts)
+        write_bytes(options.out / name, text.encode())
+        print(text, end="")
         return 0
 
     return guarded("benchmark_doctor.py", run)
