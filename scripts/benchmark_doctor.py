@@ -245,11 +245,34 @@ class Case:
         return " ".join(["python", f"scripts/train_{self.agent}.py", *self.flags(seed)])
 
 
-CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
+CARTPOLE, PENDULUM, LANDER = "CartPole-v1", "Pendulum-v1", "LunarLander-v3"
 DEEP = "--agent.network.hidden-sizes 64 64 64 64 64 64 64"
 FOR_PENDULUM = (
     "--num-envs 4 --agent.gamma 0.9 --agent.rollout-size 1024 --agent.optim.lr 1e-3 "
     "--agent.normalize-reward"
+)
+# What learns something within a minute; the presets take their time to land.
+DQN_FOR_LANDER = "--agent.batch-size 64 --agent.epsilon-steps 10000"
+PPO_FOR_LANDER = (
+    "--num-envs 8 --agent.gamma 0.99 --agent.rollout-size 1024 --agent.optim.lr 1e-3 "
+    "--agent.optim.schedule linear --agent.normalize-reward"
+)
+ON_LANDER = (
+    Case(
+        *("lr-high-ppo-lander", "ppo", LANDER, 100_000, ("lr_too_high",)),
+        "--agent.optim.lr 0.1",
+        PPO_FOR_LANDER,
+    ),
+    Case(
+        *("lr-low-dqn-lander", "dqn", LANDER, 30_000, ("lr_too_low",)),
+        "--agent.optim.lr 1e-7",
+        DQN_FOR_LANDER,
+    ),
+    Case(
+        *("frozen-target-dqn-lander", "dqn", LANDER, 30_000, ("target_never_moves",)),
+        "--agent.target-every 1000000",
+        DQN_FOR_LANDER,
+    ),
 )
 CASES = (
     Case("lr-high-ppo", "ppo", CARTPOLE, 15_000, ("lr_too_high",), "--agent.optim.lr 0.1"),
@@ -359,6 +382,8 @@ CASES = (
     Case("inf-reward-sarsa", "sarsa", CARTPOLE, 20_000, ("non_finite",), change=inf_reward),
     Case("deaf-ppo", "ppo", CARTPOLE, 20_000, ("looks_healthy",), deaf=True),
     Case("deaf-a2c", "a2c", CARTPOLE, 30_000, ("looks_healthy",), deaf=True),
+    *ON_LANDER,
+    *dict.fromkeys(case.twin for case in ON_LANDER),
     *(
         Case(f"healthy-{agent}-{env}", agent, env)
         for env, agents in {

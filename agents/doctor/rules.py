@@ -26,6 +26,8 @@ FIRST_RATIO = 5e-3
 not moved; healthy runs of PPO and DQN on CartPole begin with 5e-3 and 3e-3 (calibrated)."""
 USUAL_KL = 0.02
 """How far one round of updates usually moves a policy, in nats."""
+TARGET_RESTS = 200
+"""Updates after which a target network is brought up to date; 100 to 250 are usual here."""
 CUT = 500.0
 """Times its limit that a gradient is long in the median, before the limit sets the step; healthy
 runs of PPO on CartPole come to 300 (calibrated)."""
@@ -687,7 +689,7 @@ def target_never_moves(h: History) -> Evidence | None:
             return Evidence(
                 f"In {made:,.0f} updates of {learner} the target network was never brought up to "
                 f"date; it is {distance.values[-1]:.0%} of the weights' length away.",
-                (Advice("brings it up to date", "agent.target_every", _often(made)),),
+                (Advice("brings it up to date", "agent.target_every", _often(h, made)),),
                 "target_distance",
                 learner,
                 float(distance.at[0]),
@@ -830,8 +832,8 @@ def _target(h: History) -> Iterator[Advice]:
     if h.setting("double") is False:
         yield Advice("chooses and values by two networks", "agent.double", True)
     every = h.setting("target_every")
-    if every is not None and every < 100 and h.setting("tau") in (None, 1.0):
-        yield Advice("lets the target rest", "agent.target_every", 200)
+    if every is not None and every < TARGET_RESTS / 2 and h.setting("tau") in (None, 1.0):
+        yield Advice("lets the target rest", "agent.target_every", TARGET_RESTS)
     yield from _normalize_reward(h, "makes values small")
 
 
@@ -845,8 +847,10 @@ def _clip_reward(h: History, why: str) -> Iterator[Advice]:
         yield Advice(why, "agent.clip_reward", True)
 
 
-def _often(updates: float) -> int:
-    return int(max(1, min(500, updates // 20)))
+def _often(h: History, updates: float) -> int:
+    """After how many updates to move the target, all of the way or the part of it that τ says."""
+    tau = h.setting("tau") or 1.0
+    return int(max(1, tau * min(TARGET_RESTS, updates // 20)))
 
 
 def _round(value: Any) -> float:

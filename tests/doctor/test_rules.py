@@ -243,6 +243,13 @@ def test_the_epochs_advised_follow_from_how_far_a_round_goes(kl: float, epochs: 
     assert finding.evidence.advice[0].value == epochs
 
 
+@pytest.mark.parametrize(("tau", "every"), [(1.0, 200), (0.01, 2), (0.001, 1)])
+def test_a_target_that_moves_a_part_of_the_way_moves_more_often(tau: float, every: int) -> None:
+    case = CASES["target_never_moves"]
+    (finding,) = diagnose(history(case["updates"], config={**case["config"], "tau": tau}))
+    assert finding.evidence.advice[0].value == every
+
+
 def test_a_critic_whose_layers_stand_still_is_found_though_the_return_rises() -> None:
     still = {"value.trunk.0": 1e-7, "value.head": 1e-7}
     blind = {"explained_variance": -0.1}

@@ -40,6 +40,12 @@ def test_what_the_bench_has_to_cover() -> None:
     faults = [case for case in CASES if case.right]
     assert len(faults) >= 20
     assert len({case.agent for case in faults}) >= 4
+    tasks = {case.env for case in faults}
+    assert {"CartPole-v1", "Pendulum-v1", "LunarLander-v3"} <= tasks
+    assert tasks <= {case.env for case in CASES if not case.right}
+    lander = [case for case in faults if case.env == "LunarLander-v3"]
+    assert len(lander) >= 2
+    assert {case.twin for case in lander} <= set(CASES)
     assert len({case.name for case in CASES}) == len(CASES)
     assert {name for case in faults for name in case.right} == {rule.name for rule in RULES}
     assert not set(CALIBRATION) & set(REPORTING)
