@@ -325,17 +325,21 @@ class Agent:
             )
         return int(self.action_space.n)
 
+    def refuse_trunk(self) -> None:
+        """Raise ValueError with a trunk of the user's own, for an agent of several networks."""
+        if self._trunk is not None:
+            raise ValueError(
+                f"{self.name} has an actor and a critic with a trunk each, which one of your own "
+                "cannot be: set network and critic_network instead"
+            )
+
     def bounded_actions(self) -> BoundedActions:
         """How actions in [-1, 1] lie in the action space, for an agent that learns from them so.
 
         Raises ValueError when it is not a bounded Box, or with a trunk of the user's own, of which
         there would have to be one for the actor and one for the critic.
         """
-        if self._trunk is not None:
-            raise ValueError(
-                f"{self.name} has an actor and a critic with a trunk each, which one of your own "
-                "cannot be: set network and critic_network instead"
-            )
+        self.refuse_trunk()
         try:
             return BoundedActions(self.action_space, self.device)
         except ValueError as error:
