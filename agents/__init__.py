@@ -11,6 +11,7 @@ with envs.make("CartPole-v1", num_envs=8) as tasks:
 
 from agents.actor_critic.a2c import A2C, A2CConfig, RecurrentA2C, RecurrentA2CConfig
 from agents.actor_critic.crossq import CrossQ, CrossQConfig
+from agents.actor_critic.discrete_sac import DiscreteSAC, DiscreteSACConfig
 from agents.actor_critic.ppo import PPO, PPOConfig, RecurrentPPO, RecurrentPPOConfig
 from agents.actor_critic.sac import (
     REDQ,
@@ -88,6 +89,8 @@ __all__ = [
     "CrossQConfig",
     "DDPGConfig",
     "DQNConfig",
+    "DiscreteSAC",
+    "DiscreteSACConfig",
     "DroQ",
     "DroQConfig",
     "Evaluate",

@@ -139,6 +139,7 @@ class Agent:
         self.device = torch.device(device)
         self.observations = Observations(observation_space)
         self.actions = Actions(action_space)
+        self._check_mask()
         self.steps = 0
         """Valid environment steps observed."""
         self.learners: dict[str, Learner] = {}
@@ -158,6 +159,17 @@ class Agent:
         if config.hindsight and not isinstance(self.memory, Hindsight):
             raise ValueError(
                 f"hindsight is {config.hindsight}, but {self.name} has no replay: leave it 0"
+            )
+
+    def _check_mask(self) -> None:
+        """Raise ValueError for a mask of actions that are not choices: nobody would heed it."""
+        choices = all(
+            isinstance(part, spaces.Discrete | spaces.MultiDiscrete) for part in self.actions.parts
+        )
+        if self.observations.mask is not None and not choices:
+            raise ValueError(
+                "the observation has an action_mask, which allows or forbids Discrete or "
+                f"MultiDiscrete actions, but the action space is {self.action_space}: leave it out"
             )
 
     # What a subclass gives -----------------------------------------------------------------------
@@ -313,17 +325,21 @@ class Agent:
             )
         return int(self.action_space.n)
 
+    def refuse_trunk(self) -> None:
+        """Raise ValueError with a trunk of the user's own, for an agent of several networks."""
+        if self._trunk is not None:
+            raise ValueError(
+                f"{self.name} has an actor and a critic with a trunk each, which one of your own "
+                "cannot be: set network and critic_network instead"
+            )
+
     def bounded_actions(self) -> BoundedActions:
         """How actions in [-1, 1] lie in the action space, for an agent that learns from them so.
 
         Raises ValueError when it is not a bounded Box, or with a trunk of the user's own, of which
         there would have to be one for the actor and one for the critic.
         """
-        if self._trunk is not None:
-            raise ValueError(
-                f"{self.name} has an actor and a critic with a trunk each, which one of your own "
-                "cannot be: set network and critic_network instead"
-            )
+        self.refuse_trunk()
         try:
             return BoundedActions(self.action_space, self.device)
         except ValueError as error:

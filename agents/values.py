@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agents import losses, targets
-from agents.core.network import Head
+from agents.core.network import FORBIDDEN, Head, forbidden
 
 Representation = Literal["scalar", "categorical", "hl_gauss", "quantile", "implicit_quantile"]
 
@@ -31,8 +31,8 @@ class Value:
         self._loss = losses.huber if loss == "huber" else losses.squared
 
     def head(self, actions: int, dueling: bool) -> Head:
-        """The head of a network that values so many actions."""
-        return Head(actions, dueling=dueling)
+        """The head of a network that values so many actions, `FORBIDDEN` where a mask says so."""
+        return Head(actions, masked=True, dueling=dueling)
 
     def fractions(self, batch: int, generator: torch.Generator) -> Tensor | None:
         """Quantile fractions τ `(batch, N)` to ask a network for while learning, or None."""
@@ -68,10 +68,13 @@ class CategoricalValue(Value):
         self.support = torch.linspace(low, high, atoms, device=device)
 
     def head(self, actions: int, dueling: bool) -> Head:
-        return Head(actions, gain=0.01, atoms=len(self.support), dueling=dueling)
+        atoms = len(self.support)
+        return Head(actions, gain=0.01, masked=True, atoms=atoms, dueling=dueling)
 
     def expectation(self, output: Tensor) -> Tensor:
-        return output.softmax(-1) @ self.support
+        expected = output.softmax(-1) @ self.support
+        # Logits that are all the same would be taken for any return, each as likely.
+        return torch.where(forbidden(output.amax(-1)), FORBIDDEN, expected)
 
     def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
         return targets.categorical(reward, discount, successor.softmax(-1), self.support)
@@ -108,7 +111,7 @@ class QuantileValue(Value):
         self.atoms = atoms
 
     def head(self, actions: int, dueling: bool) -> Head:
-        return Head(actions, atoms=self.atoms, dueling=dueling)
+        return Head(actions, masked=True, atoms=self.atoms, dueling=dueling)
 
     def expectation(self, output: Tensor) -> Tensor:
         return output.mean(-1)
@@ -135,7 +138,7 @@ class ImplicitQuantileValue(QuantileValue):
     ACTING = 32
 
     def head(self, actions: int, dueling: bool) -> Head:
-        return Head(actions, cosines=64, dueling=dueling)
+        return Head(actions, masked=True, cosines=64, dueling=dueling)
 
     def fractions(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.rand(batch, self.atoms, generator=generator, device=generator.device)

@@ -64,8 +64,9 @@ class ObserveActionMask(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructor
     Observations become a Dict of `observation` and `action_mask`, the form that PettingZoo gives
     them; those that are Dicts get the mask beside their parts. The mask has an entry for each
     action of a Discrete space, or for the digits of a MultiDiscrete one after the other; 1 is for
-    allowed. Policies heed it: S. Huang, S. Ontañón, "A Closer Look at Invalid Action Masking in
-    Policy Gradient Algorithms" (2020), https://arxiv.org/abs/2006.14171.
+    allowed. Agents never take what it forbids, nor value a state by it: S. Huang, S. Ontañón, "A
+    Closer Look at Invalid Action Masking in Policy Gradient Algorithms" (2020),
+    https://arxiv.org/abs/2006.14171.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]):

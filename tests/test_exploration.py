@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from agents.core.network import FORBIDDEN
 from agents.exploration import (
     LONGEST,
     boltzmann,
@@ -92,6 +93,44 @@ def test_without_exploration_a_policy_is_the_best_action():
     np.testing.assert_array_equal(cold, np.eye(4)[Q.argmax()])
     hot = boltzmann_probabilities(torch.from_numpy(Q), 1e6)
     np.testing.assert_allclose(hot, np.full(4, 0.25), atol=1e-6)
+
+
+# Masks ------------------------------------------------------------------------------------------
+
+SHUT = np.array([0.5, FORBIDDEN, -1.0, 1.0], np.float32)
+"""What was the best action is forbidden."""
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_epsilon_greedy_draws_any_allowed_action_with_probability_epsilon(epsilon):
+    probability = epsilon_greedy_probabilities(torch.from_numpy(SHUT), epsilon)
+    expected = [epsilon / 3, 0.0, epsilon / 3, 1 - 2 * epsilon / 3]
+    np.testing.assert_allclose(probability, expected, atol=1e-6)
+    rows = np.tile(SHUT, (COUNT, 1))
+    for drawn in (
+        epsilon_greedy(rows, epsilon, np.random.default_rng(0)),
+        ez_greedy(rows, epsilon, 2.0, *begun(COUNT), np.random.default_rng(0))[0],
+    ):
+        counts = np.bincount(drawn, minlength=4)
+        assert counts[1] == 0
+        if epsilon:
+            fit = stats.chisquare(counts[[0, 2, 3]], COUNT * np.array(expected)[[0, 2, 3]])
+            assert fit.pvalue > 0.01
+
+
+def test_boltzmann_leaves_out_what_is_forbidden():
+    drawn = boltzmann(np.tile(SHUT, (COUNT, 1)), 5.0, np.random.default_rng(0))
+    assert np.bincount(drawn, minlength=4)[1] == 0
+    allowed = boltzmann_probabilities(torch.from_numpy(SHUT[[0, 2, 3]]), 5.0)
+    both = boltzmann_probabilities(torch.from_numpy(SHUT), 5.0)
+    torch.testing.assert_close(both[[0, 2, 3]], allowed)
+
+
+def test_an_action_that_lasts_ends_where_it_is_forbidden():
+    q, last, left = np.stack([SHUT, SHUT]), np.array([1, 2]), np.array([5, 5])
+    action, after = ez_greedy(q, 0.0, 2.0, last, left, np.random.default_rng(0))
+    assert action.tolist() == [3, 2]
+    assert after.tolist() == [0, 4]
 
 
 # ε-z-greedy -------------------------------------------------------------------------------------

@@ -71,6 +71,26 @@ def test_a_head_gives_what_the_expectation_reads(kind, dueling):
         assert what.isfinite().all()
 
 
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_mask_forbids_is_worth_less_than_anything_and_the_rest_what_it_was(kind, dueling):
+    worth = value(kind)
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "action_mask": spaces.MultiBinary(3)})
+    network: Any = Network(space, {"q": worth.head(ACTIONS, dueling)}, NetworkConfig((8,)))
+    with torch.no_grad():  # what is read of the mask itself would tell
+        network.trunk[0].weight[..., network.observations.mask] = 0
+    tau, seen = worth.fixed_fractions(torch.device("cpu")), numbers(5, 2)
+    mask = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]])
+    q, free = (
+        worth.expectation(network(torch.cat([seen, m], -1), tau=tau)["q"])
+        for m in (mask, torch.ones(5, 3))
+    )
+    shut = (mask == 0) & mask.any(-1, keepdim=True)  # none that leaves nothing is heeded
+    same(q[~shut], free[~shut])
+    assert q[shut].max() < -5e7
+    assert not shut.gather(1, q.argmax(-1, keepdim=True)).any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_target_expects_the_reward_and_the_discounted_successor(kind):
     """While all of it stays within the support."""

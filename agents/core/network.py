@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ from agents.core.spaces import Observations
 LEAST_VARIANCE = 1e-6
 """Added to the variance of noise that is made of features: these may all be 0."""
 FORBIDDEN = -1e8
-"""The logit of an action that is not allowed; no -inf, which would make NaN of 0 log 0."""
+"""The logit or the value of an action that is not allowed; no -inf, of which 0 log 0 and 0 times a
+value would make NaN."""
+Array = TypeVar("Array", Tensor, np.ndarray)
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid"]
 
 
@@ -168,7 +170,8 @@ class Head:
     deviation for each feature and number that begins at exp(log_std) (Raffin et al. 2022)."""
     masked: bool = False
     """Where the observation has an `action_mask`, the numbers of actions that it forbids are
-    `FORBIDDEN`: their probability is 0, and so is their gradient."""
+    `FORBIDDEN`: their probability is 0, none is the best, and they have no gradient. One that
+    forbids all, as after the end of an episode, is not heeded: there is nothing to choose."""
     atoms: int | None = None
     """Numbers for each action: probabilities of a support, or quantiles."""
     cosines: int = 0
@@ -188,7 +191,6 @@ class Head:
             ("log_std", None),
             ("log_stds", None),
             ("gsde", False),
-            ("masked", False),
             ("atoms", None),
             ("cosines", 0),
             ("dueling", False),
@@ -327,8 +329,11 @@ class Network(nn.Module):
         if self._masked:
             rows = obs.obs.flatten(0, 1)[obs.rows] if isinstance(obs, History) else obs
             allowed = rows[..., self.observations.mask] > 0
-            for name in self._masked & outputs.keys():
-                outputs[name] = torch.where(allowed, outputs[name], FORBIDDEN)
+            allowed = allowed | ~allowed.any(-1, keepdim=True)
+            for name in self._masked.keys() & outputs.keys():
+                head = self._masked[name]
+                own = allowed.unsqueeze(-1) if head.atoms or head.cosines else allowed
+                outputs[name] = torch.where(own, outputs[name], FORBIDDEN)
         return outputs
 
     def features(self, head: str) -> int:
@@ -605,6 +610,11 @@ class _HeadLayer(Dense):
         return y
 
 
+def forbidden(values: Array) -> Array:
+    """Where numbers of actions, or means of such, say that the action is not allowed."""
+    return values <= FORBIDDEN / 2
+
+
 def _joined(features: Tensor, action: Tensor) -> Tensor:
     """Features `(..., F)`, or a stack `(E, ..., F)`, with actions `(..., A)` behind them."""
     if features.ndim > action.ndim:
@@ -617,19 +627,19 @@ def _factors(drawn: Tensor, sizes: list[int]) -> list[Tensor]:
     return list((drawn.sign() * drawn.abs().sqrt()).split(sizes))
 
 
-def _masked(observations: Observations, specs: Mapping[str, Head]) -> frozenset[str]:
+def _masked(observations: Observations, specs: Mapping[str, Head]) -> dict[str, Head]:
     """The heads that heed the observation's mask. Raises ValueError where it does not fit one."""
     if observations.mask is None:
-        return frozenset()
-    names = frozenset(name for name, spec in specs.items() if spec.masked)
+        return {}
+    heads = {name: spec for name, spec in specs.items() if spec.masked}
     entries = observations.mask.stop - observations.mask.start
-    for name in names:
-        if specs[name].size != entries:
+    for head in heads.values():
+        if head.size != entries:
             raise ValueError(
                 f"the observation's action_mask has {entries} entries, but there are "
-                f"{specs[name].size} actions to allow or forbid"
+                f"{head.size} actions to allow or forbid"
             )
-    return names
+    return heads
 
 
 def _as_head(spec: Head | int | str) -> Head:

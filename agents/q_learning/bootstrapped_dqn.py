@@ -81,7 +81,7 @@ class BootstrappedDQN(Agent):
 
     def build(self) -> None:
         c = self.config
-        heads = {"q": Head(self.discrete_actions(), members=c.members)}
+        heads = {"q": Head(self.discrete_actions(), masked=True, members=c.members)}
         self.network = self.new_network(heads)
         fixed = Network(self.observation_space, heads, replace(c.network, dropout=0.0), self._init)
         self.prior = Prior(fixed, c.prior_scale, self._init).to(self.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents import losses, targets
 from agents.agent import Agent, AgentConfig, Metrics
-from agents.core.network import NetworkConfig
+from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
 from agents.exploration import epsilon_greedy
@@ -73,7 +73,7 @@ class PQN(Agent):
     config: PQNConfig
 
     def build(self) -> None:
-        self.network = self.new_network({"q": self.discrete_actions()})
+        self.network = self.new_network({"q": Head(self.discrete_actions(), masked=True)})
         self.learner = self.new_learner("pqn", network=self.network)
         self.memory = Rollout(self.config.rollout_size, device=self.device)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agents import targets
 from agents.agent import Agent, AgentConfig, Metrics
-from agents.core.network import NetworkConfig
+from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
 from agents.exploration import epsilon_greedy
@@ -66,7 +66,7 @@ class StreamQ(Agent):
     config: StreamQConfig
 
     def build(self) -> None:
-        self.network = self.new_network({"q": self.discrete_actions()})
+        self.network = self.new_network({"q": Head(self.discrete_actions(), masked=True)})
         self.learner = self.new_learner("stream_q", network=self.network)
         self.traces = Traces(self.learner, self.config.kappa)
         self.memory = Stream(device=self.device)

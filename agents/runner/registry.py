@@ -9,6 +9,7 @@ from torch import nn
 
 from agents.actor_critic.a2c import A2C, RecurrentA2C
 from agents.actor_critic.crossq import CrossQ
+from agents.actor_critic.discrete_sac import DiscreteSAC
 from agents.actor_critic.ppo import PPO, RecurrentPPO
 from agents.actor_critic.sac import REDQ, SAC, TQC, DroQ
 from agents.actor_critic.td3 import DDPG, TD3
@@ -29,7 +30,7 @@ AGENTS: dict[str, type[Agent]] = {
     cls.name: cls
     for cls in (
         *(REINFORCE, A2C, RecurrentA2C, PPO, RecurrentPPO, TRPO, NPG),
-        *(DDPG, TD3, SAC, TQC, REDQ, DroQ, CrossQ),
+        *(DDPG, TD3, SAC, TQC, REDQ, DroQ, CrossQ, DiscreteSAC),
         *(DQN, C51, QRDQN, IQN, Rainbow, BootstrappedDQN, PQN, StreamQ),
         *(SARSA, ExpectedSARSA, StreamSARSA),
     )

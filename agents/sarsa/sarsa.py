@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents import losses, targets
 from agents.agent import Agent, AgentConfig, Metrics
-from agents.core.network import NetworkConfig
+from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
 from agents.exploration import (
@@ -98,7 +98,7 @@ class SARSA(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.network = self.new_network({"q": self.discrete_actions()})
+        self.network = self.new_network({"q": Head(self.discrete_actions(), masked=True)})
         self.learner = self.new_learner("sarsa", network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = Rollout(c.rollout_size, next_action=not c.expected, device=self.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from agents import targets
 from agents.agent import Agent, AgentConfig, Metrics
-from agents.core.network import NetworkConfig
+from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
 from agents.exploration import epsilon_greedy
@@ -67,7 +67,7 @@ class StreamSARSA(Agent):
     config: StreamSARSAConfig
 
     def build(self) -> None:
-        self.network = self.new_network({"q": self.discrete_actions()})
+        self.network = self.new_network({"q": Head(self.discrete_actions(), masked=True)})
         self.learner = self.new_learner("stream_sarsa", network=self.network)
         self.traces = Traces(self.learner, self.config.kappa)
         self.memory = Stream(next_action=True, device=self.device)

@@ -25,7 +25,8 @@ def agent(cls):
     """An agent that has learned a little, normalisers included."""
     tasks = envs.make(task(cls), num_envs=4)
     dense = {"hidden_sizes": (16, 16), "init": "orthogonal"}  # tells observations apart at once
-    agent = small(cls, tasks, seed=3, normalize_obs=True, normalize_reward=True, network=dense)
+    settings = {"normalize_obs": True, "normalize_reward": True, "network": dense}
+    agent = small(cls, tasks, seed=3, optim={"lr": 1e-5}, **settings)  # and goes on doing so
     for batch in islice(batches(agent, tasks), 5):
         agent.update(batch)
     return agent

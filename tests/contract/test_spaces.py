@@ -163,7 +163,7 @@ def test_observations_and_actions_may_come_in_any_layout(cls):
 def test_settings_without_effect_on_a_trunk_of_ones_own_are_refused(cls):
     network = replace(cls.Config().network, shared_trunk=True)
     plain = replace(cls.Config(), network=network)
-    if not chooses(cls):
+    if hasattr(plain, "critic_network"):
         with pytest.raises(ValueError, match=r"^[^\n]*a trunk each[^\n]*set network"):
             cls(BOX, actions_of(cls), plain, trunk=torch.nn.Linear(3, 8))
         return

@@ -71,7 +71,8 @@ def test_the_logs_of_layers_add_up_to_the_whole(cls, network, tmp_path):
             assert np.linalg.norm(parts) == pytest.approx(whole, rel=1e-3)
         optim = agent.learners[name].config  # a natural gradient has a length of its own
         step = optim.lr * min(float(row["grad_norm"]), optim.max_grad_norm or np.inf)
-        assert float((after - before).norm()) == pytest.approx(step, rel=1e-3)
+        # abs: what weights are rounded by, which a temperature near its goal hardly exceeds
+        assert float((after - before).norm()) == pytest.approx(step, rel=1e-3, abs=1e-7)
         terms = [float(row[term]) for term in watch.steps[name][k - 1].terms]
         assert float(row["loss"]) == pytest.approx(sum(terms))
         assert float(row["lr"]) == optim.lr

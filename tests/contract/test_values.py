@@ -16,7 +16,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
-from agents import BootstrappedDQN, train
+from agents import BootstrappedDQN, DiscreteSAC, train
 from agents.core.network import Network
 from envs import probe
 from envs.vector import VectorEnv
@@ -44,6 +44,8 @@ QUICK: dict[str, Any] = {
     "network": {"hidden_sizes": (32,)},
     "optim": {"optimizer": "adam", "lr": 2e-2, "schedule": "linear", "max_grad_norm": None},
 }
+CLOSE: dict[str, Any] = {"tau": 0.05}
+"""Where a target moves a little in every update, it keeps up with values learned so quickly."""
 SLOWER: dict[str, Any] = {
     # fractions drawn anew in every update leave values a little too high at the others' rate
     "iqn": {"optim": QUICK["optim"] | {"lr": 1e-2}},
@@ -59,10 +61,9 @@ SLOWER: dict[str, Any] = {
         "updates_per_step": 0.5,
         "temperature": 1e-4,
     },
+    "discrete_sac": CLOSE,
 }
 """What some agents are given beside that."""
-CLOSE: dict[str, Any] = {"tau": 0.05}
-"""Where a target moves a little in every update, it keeps up with values learned so quickly."""
 BLURRED: dict[str, Any] = {"crossq": {"temperature": 0.02}}
 """An actor that is all but certain stays in the first kink of critics that it takes exactly."""
 GENTLE = QUICK["optim"] | {"lr": 7e-3, "max_grad_norm": 0.5}
@@ -168,7 +169,7 @@ def test_the_values_of_a_probe_are_learned(cls, kind, form, monkeypatch):
     tasks = FORMS[form](kind, **{} if chooses(cls) else {"continuous": True})
     agent = small(cls, tasks, seed=1, **settings)
     # These have no epsilon, and do no more what they do not believe in.
-    if cls is BootstrappedDQN or not chooses(cls):
+    if cls in (BootstrappedDQN, DiscreteSAC) or not chooses(cls):
         monkeypatch.setattr(agent, "carry_on", at_random(agent))
     # V of the optimal policy is known, and here that policy has to be found first.
     train(agent, tasks, 8000 if kind is probe.DelayedReward else 3000)

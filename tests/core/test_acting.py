@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TimeLimit
 from scipy import stats
 
-from agents import A2C, PPO, REINFORCE, TRPO, NetworkConfig, PPOConfig, train
+from agents import A2C, DQN, PPO, REINFORCE, TRPO, NetworkConfig, PPOConfig, train
 from agents.core import acting
 from agents.core.distributions import PolicyConfig, policy_for
 from agents.core.network import Head, Network
@@ -128,6 +128,26 @@ class Doors(gymnasium.Env[Any, Any]):
         )
         ended = self.np_random.random() < 0.2
         return np.zeros(2, np.float32), float(paid), bool(ended), False, self._info()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"exploration": "boltzmann", "temperature": 10.0},
+        {"exploration": "ez_greedy", "duration_exponent": 1.1},
+        {"munchausen": True, "double": False},
+        {"value": "hl_gauss", "v_max": 10.0, "n_step": 3},
+        {"value": "quantile", "dueling": True},
+    ],
+    ids=str,
+)
+def test_no_way_to_explore_and_no_value_leads_to_a_forbidden_action(settings):
+    tasks = VectorEnv([ObserveActionMask(Doors()) for _ in range(3)])
+    agent = small(DQN, tasks, **settings)
+    train(agent, tasks, 300)
+    assert updates(agent) > 2
+    with torch.no_grad():  # 5 is the most that is earned on average
+        assert np.abs(agent.expected_return(tasks.obs)).max() < 10
 
 
 @pytest.mark.parametrize("cls", [PPO, A2C, REINFORCE, TRPO], ids=lambda cls: cls.name)
