@@ -91,7 +91,7 @@ def test_entropy_is_worth_its_temperature_and_is_discounted_once():
         with torch.no_grad():
             q = agent.q_values(torch.from_numpy(kind.observations))
     ahead = GAMMA * (1 + alpha * math.log(2))
-    np.testing.assert_allclose(q, [[ahead, ahead], [1, 1]], atol=0.04)
+    np.testing.assert_allclose(q, [[ahead, ahead], [1.0, 1.0]], atol=0.04)
 
 
 # What moves what --------------------------------------------------------------------------------
