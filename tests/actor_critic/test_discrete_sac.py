@@ -37,11 +37,11 @@ def learned(tasks, updates=4, **settings: Any) -> Any:
 # Targets ----------------------------------------------------------------------------------------
 
 
-def soft_value(logits, q, alpha):
+def soft_value(logits, q, alpha) -> float:
     """Σ_a π(a) (Q(a) - α log π(a)) of one state, action by action, with the log in double."""
     log_prob = special.log_softmax(logits.astype(np.float64))
     pairs = zip(log_prob, q, strict=True)
-    return sum(math.exp(log) * (value - alpha * log) for log, value in pairs)
+    return float(sum(math.exp(log) * (value - alpha * log) for log, value in pairs))
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.3}, {"critics": 5}])
@@ -55,11 +55,9 @@ def test_the_target_is_the_soft_value_of_the_least_critics(tasks, settings):
         every_q = agent.target.modules["critics"](batch.next_obs)["q"].numpy()
     assert len(every_q) == settings.get("critics", 2)
     alpha = settings.get("temperature", float(agent.temperature().detach()))
-    expected = [
-        float(batch.reward[i])
-        + (0.0 if i < 3 else 0.99 * soft_value(logits[i], every_q[:, i].min(0), alpha))
-        for i in range(8)
-    ]
+    ahead = [soft_value(logits[i], every_q[:, i].min(0), alpha) for i in range(8)]
+    discount = np.array([0.0] * 3 + [0.99] * 5)
+    expected = batch.reward.numpy() + discount * ahead
     np.testing.assert_allclose(agent.td_target(batch, batch.next_obs), expected, rtol=1e-5)
 
 
