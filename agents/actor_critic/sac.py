@@ -19,7 +19,8 @@ from torch import Tensor
 
 from agents import targets
 from agents.agent import Agent, AgentConfig, Carried, Metrics
-from agents.core.distributions import SquashedGaussian
+from agents.core import acting
+from agents.core.distributions import PolicyConfig, SquashedGaussian
 from agents.core.learner import Step
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
@@ -65,6 +66,9 @@ class SACConfig(AgentConfig):
     target_entropy: float | None = None
     """The entropy in nats, of actions in [-1, 1], that a learned temperature holds; None: -1 for
     each number of an action."""
+    policy: PolicyConfig = field(default_factory=lambda: PolicyConfig("state"))
+    """How actions spread before tanh bounds them. With std gsde (Raffin et al. 2022) the factors of
+    the noise, as many as the last layer has units, had better begin small, at a log_std of -3."""
     network: NetworkConfig = field(
         default_factory=lambda: NetworkConfig((256, 256), activation="relu")
     )
@@ -106,7 +110,7 @@ class SAC(Agent):
     def build(self) -> None:
         c = self.config
         self.bounds = self.bounded_actions()
-        self.policy = SquashedGaussian(self.bounds.size)
+        self.policy = SquashedGaussian(self.bounds.size, c.policy)
         self.actor_network = self.new_network({"policy": self.policy.head})
         self.value = QuantileValue(c.quantiles) if c.quantiles else Value("squared")
         heads = {"q": Head(c.quantiles, members=c.critics)}
@@ -123,13 +127,15 @@ class SAC(Agent):
             c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
         )
 
+    def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
+        return acting.begin(self.policy, self.actor_network, count, explore, rng)
+
     def carry_on(
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
     ) -> np.ndarray:
         if explore and self.steps < self.config.learning_starts:
             return self.bounds.anything(len(obs), rng)
-        output = self.actor_network(obs)["policy"].cpu().numpy()
-        drawn = self.policy.sample(output, rng) if explore else self.policy.mode(output)
+        drawn = acting.draw(self.policy, self.actor_network, obs, carried, explore, rng)
         return self.bounds.place(drawn)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from agents.core.distributions import Distribution, Gaussian
+from agents.core.distributions import Distribution, Gaussian, SquashedGaussian
 from agents.core.network import Network
 
 Carried = dict[str, np.ndarray]
 """What environments carry through their episodes: arrays `(N, ...)` by name."""
+Normal = Gaussian | SquashedGaussian
+"""The policies whose noise may be a function of the state."""
 
 
 def begin(
-    policy: Distribution, network: Network, count: int, explore: bool, rng: np.random.Generator
+    policy: Distribution | SquashedGaussian,
+    network: Network,
+    count: int,
+    explore: bool,
+    rng: np.random.Generator,
 ) -> Carried:
     """What each of `count` environments carries through its episode.
 
@@ -22,19 +28,17 @@ def begin(
     they were drawn.
     """
     carried = network.begin(count)
-    if explore and isinstance(policy, Gaussian) and policy.config.std == "gsde":
+    if explore and isinstance(policy, Normal) and policy.config.std == "gsde":
         carried |= {"gsde": _factors(policy, network, count, rng), "age": np.zeros(count, np.int64)}
     return carried
 
 
-def _factors(
-    policy: Gaussian, network: Network, count: int, rng: np.random.Generator
-) -> np.ndarray:
+def _factors(policy: Normal, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal((count, network.features("policy"), policy.size), np.float32)
 
 
 def draw(
-    policy: Distribution,
+    policy: Distribution | SquashedGaussian,
     network: Network,
     obs: Tensor,
     carried: Carried,
@@ -42,7 +46,7 @@ def draw(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Actions for observations `(N, size)`: random ones, or the most probable ones."""
-    if explore and "gsde" in carried and isinstance(policy, Gaussian):
+    if explore and "gsde" in carried and isinstance(policy, Normal):
         age, steps = carried["age"], policy.config.gsde_steps
         if steps is not None and (old := age >= steps).any():
             carried["gsde"][old] = _factors(policy, network, int(old.sum()), rng)

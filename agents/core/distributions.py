@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -132,7 +132,8 @@ class Gaussian:
             return Head(2 * self.size, gain=0.01)
         return Head(self.size, gain=0.01, log_std=c.log_std, gsde=c.std == "gsde")
 
-    def _parts(self, output: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log standard deviations, `(..., size)` each."""
         mean, log_std = output.chunk(2, -1)
         if self.config.std == "state":
             log_std = (log_std + self.config.log_std).clamp(*LOG_STD)
@@ -140,13 +141,13 @@ class Gaussian:
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """log p(action), `(...,)`, for actions `(..., size)`."""
-        mean, log_std = self._parts(output)
+        mean, log_std = self.parts(output)
         z = (action - mean) * torch.exp(-log_std)
         return -(0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self, output: Tensor) -> Tensor:
         """½ log 2πe + log σ in nats, summed over the components, `(...,)`."""
-        log_std = self._parts(output)[1]
+        log_std = self.parts(output)[1]
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def kl(self, output: Tensor, other: Tensor) -> Tensor:
@@ -154,8 +155,8 @@ class Gaussian:
 
         p is the distribution from `output`, q the one from `other`.
         """
-        mean, log_std = self._parts(output)
-        other_mean, other_log_std = self._parts(other)
+        mean, log_std = self.parts(output)
+        other_mean, other_log_std = self.parts(other)
         wider = log_std - other_log_std
         z = (mean - other_mean) * torch.exp(-other_log_std)
         return (0.5 * (torch.exp(2.0 * wider) + z.square() - 1.0) - wider).sum(-1)
@@ -176,47 +177,44 @@ class Gaussian:
 class SquashedGaussian:
     """tanh(u) in (-1, 1) with u normal, from means and log deviations of u, `(..., 2 size)`.
 
-    Both are functions of the observation (Haarnoja et al. 2018, "Soft actor-critic algorithms and
-    applications", appendix C). A log deviation is cut to `LOG_STD`.
+    Both are functions of the observation, or the deviation is what else `config` says (Haarnoja et
+    al. 2018, "Soft actor-critic algorithms and applications", appendix C; Raffin et al. 2022).
     """
 
     size: int
+    config: PolicyConfig = PolicyConfig("state")
 
-    LOG_STD: ClassVar[tuple[float, float]] = (-20.0, 2.0)
+    @property
+    def normal(self) -> Gaussian:
+        """The distribution of u."""
+        return Gaussian(self.size, self.config)
 
     @property
     def head(self) -> Head:
-        return Head(2 * self.size)
+        return replace(self.normal.head, gain=1.0)
 
     def draw(self, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions `(..., size)`, differentiable in the output, and log p of each, `(...,)`.
 
         `noise` `(..., size)` is standard normal.
         """
-        mean, log_std = output.chunk(2, -1)
-        log_std = log_std.clamp(*self.LOG_STD)
+        mean, log_std = self.normal.parts(output)
         u = torch.addcmul(mean, log_std.exp(), noise)
         normal = 0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)
         return u.tanh(), -(normal + log_slope_of_tanh(u)).sum(-1)
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """log p(action), `(...,)`, for actions `(..., size)` in (-1, 1)."""
-        mean, log_std = output.chunk(2, -1)
-        log_std = log_std.clamp(*self.LOG_STD)
         u = action.atanh()
-        z = (u - mean) * torch.exp(-log_std)
-        normal = 0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)
-        return -(normal + log_slope_of_tanh(u)).sum(-1)
+        return self.normal.log_prob(output, u) - log_slope_of_tanh(u).sum(-1)
 
     def sample(self, output: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Actions `(..., size)`."""
-        mean, log_std = np.split(output, 2, axis=-1)
-        noise = rng.standard_normal(mean.shape, dtype=mean.dtype)
-        return np.tanh(mean + np.exp(log_std.clip(*self.LOG_STD)) * noise)
+        return np.tanh(self.normal.sample(output, rng))
 
     def mode(self, output: np.ndarray) -> np.ndarray:
         """What the means become, `(..., size)`."""
-        return np.tanh(np.split(output, 2, axis=-1)[0])
+        return np.tanh(self.normal.mode(output))
 
 
 def log_slope_of_tanh(u: Tensor) -> Tensor:

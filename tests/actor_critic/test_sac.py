@@ -172,6 +172,32 @@ def test_anything_is_done_before_learning_starts_and_the_policy_after_that():
     np.testing.assert_array_equal(greedy, agent.act(obs))
 
 
+@pytest.mark.parametrize("cls", [SAC, TQC], ids=lambda cls: cls.name)
+def test_with_gsde_noise_is_a_function_of_the_state_for_some_steps_and_is_learned(cls, tasks):
+    """Until it is drawn anew the same action is taken where the same is seen, off the mean."""
+    policy = {"std": "gsde", "log_std": -1.0, "gsde_steps": 3}
+    agent, _ = learned(cls, tasks, policy=policy)
+    factors = agent.actor_network.heads["policy"].log_std
+    assert factors.isfinite().all()
+    assert factors.ne(-1.0).float().mean() > 0.5  # those of dead units have no gradient
+    actor, obs = agent.actor(5, seed=1), RNG.normal(size=(5, 4)).astype(np.float32)
+    actions = [actor.act(obs)[0] for _ in range(6)]
+    for i, j in ((0, 1), (1, 2), (3, 5)):
+        np.testing.assert_array_equal(actions[i], actions[j])
+    assert (actions[2] != actions[3]).all()
+    assert (actions[0] != agent.act(obs)).all()
+
+
+def test_what_gsde_does_has_the_density_that_the_losses_take_it_to_have(tasks):
+    """u = atanh(a) is normal, with the mean and the deviation that the head tells of the state."""
+    agent, _ = learned(SAC, tasks, policy={"std": "gsde", "log_std": -1.0})
+    obs = np.tile(RNG.normal(size=(1, 4)).astype(np.float32), (20_000, 1))
+    drawn = np.arctanh(agent.actor(len(obs), seed=1).act(obs)[0][:, 0].astype(np.float64))
+    with torch.no_grad():
+        mean, log_std = agent.actor_network(torch.from_numpy(obs[:1]))["policy"][0].tolist()
+    assert stats.kstest(drawn, "norm", (mean, np.exp(log_std))).pvalue > 0.01
+
+
 # Settings ---------------------------------------------------------------------------------------
 
 
