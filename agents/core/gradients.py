@@ -1,7 +1,7 @@
 """GradientStatistics: what the learner saw, layer by layer.
 
-A record is made every `stats_every` updates, of everything at once, and read from the device in
-one transfer. Layer norms are taken over views of the flat vectors with one grouped kernel.
+A record is made every `stats_every` updates and read from the device in one transfer. On a CPU it
+is made by NumPy: what is small takes PyTorch longer to begin with than to do.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from agents.core.blocks import ConvLayer, HiddenLayer
 from agents.core.parameters import FlatParameters
 
+Array = Any
+"""A tensor of a GPU or an array of NumPy's: of what they have in common, only that is used."""
 DORMANT = 0.025
 """A unit is dormant up to this share of its layer's mean |activation| (Sokar et al., 2023)."""
 
@@ -83,14 +85,12 @@ class GradientStatistics:
         owners = [self.layers.index(segment.layer) for segment in flat.segments]
         self._owned = np.eye(len(self.layers))[owners]  # (segments, layers)
         self._elements = sizes @ self._owned
+        self._sizes = sizes
+        self._starts = np.array([segment.start for segment in flat.segments])
         self._activations = list(_activations(modules, self.layers))
         self._activity: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
-        self._taken: list[Tensor] = []
-        # Gradient, old weights, signs of the gradient and change, with their views by segment.
-        self._work = flat.vector.new_empty(4, len(flat.vector))
-        self._views = [view for row in self._work for view in row.split(sizes)]
-        self._starts = [segment.start for segment in flat.segments]
-        self._squares = np.empty(self._work.shape) if self._work.device.type == "cpu" else None
+        self._kept: tuple[Tensor, Tensor, Tensor | None]
+        """Of a record in the making: the gradient, the weights and the gradient before."""
         # In place of a module's own forward: what hooks do takes twice the time of a small layer.
         self._watched = [
             (module, self._observer(layers, module)) for layers, module in self._activations
@@ -139,15 +139,8 @@ class GradientStatistics:
         self.previous = gradient.clone()
 
     def before(self, gradient: Tensor) -> None:
-        """Take what depends on the unclipped gradient and on the weights before the step."""
-        kept, old, signs, _ = self._work
-        kept.copy_(gradient)
-        old.copy_(self.flat.vector)
-        torch.sign(gradient, out=signs)
-        previous = (
-            kept.new_full((len(kept),), torch.nan) if self.previous is None else self.previous
-        )
-        self._taken = [gradient.dot(previous), torch.linalg.vector_norm(previous)]
+        """Keep the unclipped gradient and the weights before the step."""
+        self._kept = gradient.clone(), self.flat.vector.clone(), self.previous
         self.previous = None
 
     def after(
@@ -158,94 +151,123 @@ class GradientStatistics:
         aux: Mapping[str, Tensor],
     ) -> Record:
         """Finish the record with the step that was taken. One transfer from the device."""
-        _, old, _, change = self._work
-        torch.sub(self.flat.vector, old, out=change)
-        scalars = self._taken
+        gradient, old, last = self._kept
+        # The norm of the signs counts the entries that are not 0.
+        rows = _array(torch.stack([gradient, old, gradient.sign(), self.flat.vector - old]))
+        previous = rows[0] * math.nan if last is None else _array(last)
+        scalars = [rows[0].dot(previous), previous.dot(previous) ** 0.5]
         if "exp_avg" in moments:
-            scalars += moments["exp_avg"].dot(moments["exp_avg"]), moments["exp_avg_sq"].sum()
+            first, second = _array(moments["exp_avg"]), _array(moments["exp_avg_sq"])
+            scalars += [first.dot(first), second.sum()]
         samples, errors = _samples(aux)
-        parts = [*samples, self._norms(), torch.stack(scalars)]
-        units = []
-        for layers, _ in self._activations:
-            activity = self._activity.get(layers, ())
-            units.append(len(activity[0]) if activity else 0)
-            parts.extend(activity)
-        numbers = torch.cat(parts).cpu().numpy()
+        activity = [self._activity.get(layers, ()) for layers, _ in self._activations]
+        seen = [_array(part) for parts in activity for part in parts]
+        numbers = _joined([*samples, self._norms(rows)], scalars, seen)
         start = sum(map(len, samples))
         spread = _spread(numbers[:errors], numbers[errors:start])
-        return Record(numbers[start:], spread, grad_norm, update, tuple(units))
+        units = tuple(len(parts[0]) if parts else 0 for parts in activity)
+        return Record(numbers[start:], spread, grad_norm, update, units)
 
-    def _norms(self) -> Tensor:
-        """The norm of each segment of each row of the work space; that of signs counts them."""
-        if self._squares is None:
-            return torch.stack(torch._foreach_norm(self._views))
-        rows = self._work.numpy()  # a tenth of what so many small operations of torch take
-        np.multiply(rows, rows, out=self._squares)
-        norms = np.sqrt(np.add.reduceat(self._squares, self._starts, axis=1))
-        return torch.from_numpy(norms.astype(np.float32).ravel())
+    def _norms(self, rows: Array) -> Array:
+        """The norm of each segment of each row."""
+        if isinstance(rows, Tensor):
+            pieces = [piece for row in rows for piece in row.split(self._sizes)]
+            return torch.stack(torch._foreach_norm(pieces))
+        return np.sqrt(np.add.reduceat(rows * rows, self._starts, axis=1)).ravel()
 
     def summary(self, records: Sequence[Record]) -> Statistics:
         """The means over some records."""
-        records = [Record(*record) for record in records]  # lists, where they come from a file
+        return self.summaries([records])[0]
+
+    def summaries(self, groups: Sequence[Sequence[Record]]) -> list[Statistics]:
+        """The means over each group of records; many groups take little longer than one."""
+        # They are lists where they come from a file.
+        records = [Record(*record) for group in groups for record in group]
+        counts = np.array([len(group) for group in groups])
+        first = np.cumsum(counts) - counts
         sums = len(records[0].numbers) - sum(
             units + (units > 0) * len(layers)
             for units, (layers, _) in zip(records[0].units, self._activations, strict=True)
         )
         table = np.array([record.numbers[:sums] for record in records], np.float64)
         grad_norm = np.array([record.grad_norm for record in records])
-        update = np.array([record.update for record in records])
-        norms, rest = np.split(table, [4 * len(self._starts)], axis=1)
-        gradient, weight, signs, change = np.split(norms, 4, axis=1)
-        along, previous, *moments = rest.T
+        samples = np.array([record.samples for record in records])
+        segments = len(self._starts)
+        norms = table[:, : 4 * segments].reshape(-1, segments)
+        squares = (norms * norms @ self._owned).reshape(len(records), 4, -1).swapaxes(0, 1)
+        gradient, weight, _, change = np.sqrt(squares)  # (records, layers)
+        along, previous, *moments = table[:, 4 * segments :].T
         with np.errstate(divide="ignore", invalid="ignore"):
-            weight_norm = np.sqrt(weight**2 @ self._owned)
-            gradient_norm = np.sqrt(gradient**2 @ self._owned)
             kept = np.minimum(1.0, self.limit / grad_norm)[:, None]
             columns = {
-                "grad_norm": gradient_norm,
-                "clipped_grad_norm": kept * gradient_norm,
-                "weight_norm": weight_norm,
-                "update_ratio": np.sqrt(change**2 @ self._owned) / weight_norm,
-                "zero_fraction": 1.0 - np.rint(signs**2) @ self._owned / self._elements,
+                "grad_norm": gradient,
+                "clipped_grad_norm": kept * gradient,
+                "weight_norm": weight,
+                "update_ratio": change / weight,
+                "zero_fraction": 1.0 - np.rint(squares[2]) / self._elements,
             }
-            snr = math.nan
+            whole = np.full((len(records), 4), math.nan)
+            whole[:, 0] = along / (grad_norm * previous)
             if moments:
-                first, second = moments
-                signal = first / (1 - self.betas[0] ** update) ** 2
-                snr = float(np.mean(signal / (second / (1 - self.betas[1] ** update))))
-            cosine = float(np.mean(along / (grad_norm * previous)))
-        means = {name: values.mean(0).tolist() for name, values in columns.items()}
-        samples = np.array([record.samples for record in records])
-        spread = (*samples[:, :2].mean(0).tolist(), *samples[:, 2:].max(0).tolist())
-        return Statistics(
-            self.layers,
-            means | self._units(records, sums),
-            cosine,
-            snr,
-            dict(zip(SAMPLES, spread, strict=True)),
-        )
+                update = np.array([record.update for record in records])
+                signal = moments[0] / (1 - self.betas[0] ** update) ** 2
+                whole[:, 1] = signal / (moments[1] / (1 - self.betas[1] ** update))
+            whole[:, 2:] = samples[:, :2]
+            units = self._units(records, sums)
+            run = units == units
+            seen = np.add.reduceat(np.where(run, units, 0.0), first, 1)
+            seen /= np.add.reduceat(run, first, 1, dtype=np.int64)
+        means = np.add.reduceat(np.array([*columns.values()]), first, 1) / counts[:, None]
+        names = (*columns, "dormant", "feature_norm")
+        layers = np.concatenate([means, seen]).swapaxes(0, 1).tolist()  # of each group
+        wholes = (np.add.reduceat(whole, first, 0) / counts[:, None]).tolist()
+        largest = np.maximum.reduceat(samples[:, 2:], first, 0).tolist()
+        return [
+            Statistics(
+                self.layers,
+                dict(zip(names, values, strict=True)),
+                cosine,
+                snr,
+                dict(zip(SAMPLES, (*errors, *most), strict=True)),
+            )
+            for values, (cosine, snr, *errors), most in zip(layers, wholes, largest, strict=True)
+        ]
 
-    def _units(self, records: Sequence[Record], start: int) -> dict[str, list[float]]:
-        """What is known of the units of each layer, from the numbers behind the sums."""
-        dormant = dict.fromkeys(self.layers, math.nan)
-        norms = dict.fromkeys(self.layers, math.nan)
+    def _units(self, records: Sequence[Record], start: int) -> np.ndarray:
+        """Shares of dormant units and feature norms, `(2, records, layers)`, from the numbers
+        behind the sums; nan for a layer that is not watched or was not run."""
+        found = np.full((2, len(records), len(self.layers)), math.nan)
         at = [start] * len(records)
         for i, (layers, _) in enumerate(self._activations):
-            rows, members = [], len(layers)
+            members, which, rows = len(layers), [], []
             for k, record in enumerate(records):
                 if units := record.units[i]:
+                    which.append(k)
                     rows.append(record.numbers[at[k] : at[k] + units + members])
                     at[k] += units + members
             if rows:
                 table = np.array(rows, np.float64)
                 activity = table[:, :-members].reshape(len(rows), members, -1)
-                asleep = activity <= DORMANT * activity.mean(-1, keepdims=True)
-                dormant |= zip(layers, asleep.mean((0, -1)).tolist(), strict=True)
-                norms |= zip(layers, table[:, -members:].mean(0).tolist(), strict=True)
-        return {"dormant": list(dormant.values()), "feature_norm": list(norms.values())}
+                size = activity.shape[-1]
+                asleep = activity <= activity.sum(-1, keepdims=True) * (DORMANT / size)
+                where = np.ix_(which, [self.layers.index(layer) for layer in layers])
+                found[0][where], found[1][where] = asleep.sum(-1) / size, table[:, -members:]
+        return found
 
 
-def _samples(aux: Mapping[str, Tensor]) -> tuple[list[Tensor], int]:
+def _array(tensor: Tensor) -> Array:
+    """Numbers as what works on them quickest: NumPy's array on a CPU, the tensor elsewhere."""
+    return tensor.float().numpy() if tensor.device.type == "cpu" else tensor
+
+
+def _joined(first: list[Array], scalars: list[Array], last: list[Array]) -> np.ndarray:
+    """All of them in a row, on the host."""
+    if isinstance(first[0], Tensor):
+        return torch.cat([*first, torch.stack(scalars), *last]).cpu().numpy()
+    return np.concatenate([*first, scalars, *last], dtype=np.float32)
+
+
+def _samples(aux: Mapping[str, Tensor]) -> tuple[list[Array], int]:
     """The critic's errors, then its predictions, as a loss tells them per sample; how many errors.
 
     They are `prediction` and `target`, or `td_error`, each of any shape and each left out at will.
@@ -253,20 +275,19 @@ def _samples(aux: Mapping[str, Tensor]) -> tuple[list[Tensor], int]:
     prediction, error = aux.get("prediction"), aux.get("td_error")
     if error is None and prediction is not None and "target" in aux:
         error = aux["target"] - prediction
-    found = [x.reshape(-1) for x in (error, prediction) if x is not None]
+    found = [_array(x).reshape(-1) for x in (error, prediction) if x is not None]
     return found, 0 if error is None else error.numel()
 
 
 def _spread(error: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """What `SAMPLES` names, of one batch. The 99th percentile is one of the errors."""
-    found = np.full(len(SAMPLES), math.nan)
+    spread = [math.nan] * len(SAMPLES)
     if count := len(error):
-        size = np.abs(error)
-        rank = -(-99 * count // 100) - 1
-        found[:3] = size.mean(), np.partition(size, rank)[rank], size.max()
+        size = np.sort(np.abs(error))
+        spread[:3] = size.sum() / count, size[-(-99 * count // 100) - 1], size[-1]
     if len(prediction):
-        found[3] = max(prediction.max(), -prediction.min())
-    return found
+        spread[3] = np.abs(prediction).max()
+    return np.array(spread)
 
 
 _NONLINEARITIES = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)

@@ -128,13 +128,15 @@ class Learner:
                 "no longer lie in its flat vector; the learner zeroes them itself"
             )
         self._evaluated = loss, inputs
-        if self.statistics.due(self.updates + 1):
+        watching = self.statistics.due(self.updates + 1)
+        if watching:
             self.statistics.watch()
         try:
             with self._precision():
                 terms, aux = loss(*inputs)
         finally:
-            self.statistics.unwatch()
+            if watching:
+                self.statistics.unwatch()
         self.flat.gradient.zero_()
         _backward(terms, self.flat.parameters)
         terms = {name: term.detach() for name, term in terms.items()}

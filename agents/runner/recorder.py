@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 
 from agents.agent import Metrics
 from agents.core.distributions import largest_entropy
-from agents.core.gradients import Record
+from agents.core.gradients import Record, Statistics
 from agents.core.learner import Learner, Step
 from agents.runner.columns import EPISODES, EVALUATIONS, GRADIENTS, UPDATES
 from agents.runner.evaluate import Evaluation
@@ -35,6 +35,7 @@ WAIT_FOR = 1000
 """Rows that are held back at the most for a learner whose columns are not known yet."""
 
 Cells = dict[str, list[float]]  # name -> [sum, how many]
+Pending = tuple[dict[str, Any], list[Record]]
 
 
 class Recorder(Callback):
@@ -60,8 +61,9 @@ class Recorder(Callback):
         self.metrics: Cells = {}
         self.experience: Experience | None = None
         self._seen: Mapping[str, Any] | None = None
-        self.pending: list[dict[str, Any]] = []
-        """Rows of updates.csv that wait for the agent's metrics, or for another learner's names."""
+        self.pending: list[Pending] = []
+        """Rows of updates.csv that wait for the agent's metrics, or for another learner's names,
+        and the records of gradients that belong to them."""
         columns = {
             "episodes": tuple(EPISODES),
             "updates": None,  # they end with names of the agent's own
@@ -134,27 +136,21 @@ class Recorder(Callback):
         interval = self.intervals[name]
         where = {"step": run.agent.steps, "update": interval.update, "learner": name}
         row = where | interval.row()
-        if interval.records:
-            summary = run.agent.learners[name].statistics.summary(interval.records)
-            row |= {"cosine": summary.cosine, "snr": summary.snr, **summary.samples}
-            layers = zip(summary.layers, *summary.columns.values(), strict=True)
-            names = ("layer", *summary.columns)
-            rows = [where | dict(zip(names, values, strict=True)) for values in layers]
-            self._tables["gradients"].write(rows)
         if target := run.agent.targets.get(name):
             weights = run.agent.learners[name].flat.vector
             gap = torch.linalg.vector_norm(weights - target.vector)
             row["target_distance"] = float(gap / torch.linalg.vector_norm(weights))
-        self.pending.append(row)
+        self.pending.append((row, interval.records))
         self.intervals[name] = Interval(rows=interval.rows + 1, began=run.agent.steps)
 
     def _write_updates(self, run: Run, last: bool = False) -> None:
-        names = {row["learner"] for row in self.pending}
+        names = {row["learner"] for row, _ in self.pending}
         first = self._tables["updates"].columns is None
         if first and not last and names < set(self.intervals) and len(self.pending) < WAIT_FOR:
             return  # the header needs the names of every learner's terms
+        self._summarize(run)
         metrics = _means(self.metrics)
-        rows = [_join(row, metrics) for row in self.pending]
+        rows = [_join(row, metrics) for row, _ in self.pending]
         assert self.experience is not None
         common = self.experience.row()
         most = largest_entropy(run.agent.action_space)
@@ -164,6 +160,27 @@ class Recorder(Callback):
                 row["entropy_ratio"] = row["policy_entropy"] / most
         self._tables["updates"].write(rows)
         self.metrics, self.pending = {}, []
+
+    def _summarize(self, run: Run) -> None:
+        """Write the layers of the pending rows, and put into these what was seen of the whole."""
+        pending = [(row, records) for row, records in self.pending if records]
+        groups: dict[str, list[list[Record]]] = {}
+        for row, records in pending:
+            groups.setdefault(row["learner"], []).append(records)
+        summaries: dict[str, Iterator[Statistics]] = {
+            name: iter(run.agent.learners[name].statistics.summaries(group))
+            for name, group in groups.items()
+        }
+        rows = []
+        for row, _ in pending:
+            summary = next(summaries[row["learner"]])
+            row |= {"cosine": summary.cosine, "snr": summary.snr, **summary.samples}
+            where = {name: row[name] for name in ("step", "update", "learner")}
+            layers = zip(summary.layers, *summary.columns.values(), strict=True)
+            names = ("layer", *summary.columns)
+            rows += [where | dict(zip(names, values, strict=True)) for values in layers]
+        if rows:
+            self._tables["gradients"].write(rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {

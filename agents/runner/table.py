@@ -51,17 +51,18 @@ class Table:
         if self.columns is None:
             self.columns = list(dict.fromkeys(name for row in rows for name in row))
             self._append([self.columns])
-        if unknown := [name for row in rows for name in row if name not in self.columns]:
+        known = dict.fromkeys(self.columns)
+        if unknown := [name for row in rows for name in row if name not in known]:
             raise ValueError(
                 f"{unknown[0]!r} is not among the columns of {self.path.name}, which were fixed "
                 "when its first row was written: report the same names in every update"
             )
-        self._append([[_text(row.get(name, "")) for name in self.columns] for row in rows])
+        self._append([[_cell(row.get(name, "")) for name in self.columns] for row in rows])
         if self.mirror is not None:
             for row in rows:
                 self.mirror(self.path.stem, row)
 
-    def _append(self, lines: Sequence[Sequence[str]]) -> None:
+    def _append(self, lines: Sequence[Sequence[Any]]) -> None:
         if self._file is None:
             raise ValueError(f"{self.path} is not open")
         text = io.StringIO()
@@ -86,7 +87,8 @@ class Table:
         self.offset, self.columns = state["offset"], state["columns"]
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return "" if math.isnan(value) else repr(float(value))
-    return str(value)
+def _cell(value: Any) -> Any:
+    """What the file is to show; of a float of Python's own that is its repr."""
+    if isinstance(value, (float, np.floating)):
+        return "" if math.isnan(value) else float(value)
+    return value

@@ -24,6 +24,9 @@ from tests.runner.fakes import Tiny, rows
 class Records:
     """Stands for a learner's GradientStatistics: a record is its gradient norm, for two layers."""
 
+    def summaries(self, groups):
+        return [self.summary(records) for records in groups]
+
     def summary(self, records):
         mean = float(np.mean([record[1] for record in records]))
         columns = {"grad_norm": [mean, 2 * mean], "dormant": [0.5, math.nan]}
