@@ -14,7 +14,6 @@ try:
     import csv
     import math
     import os
-    import re
     import shutil
     import subprocess
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ try:
         check_ranges,
         guarded,
         parse,
+        seed_list,
     )
     from agents.runner.cli import build
     from agents.runner.folder import file_name, folder_name
@@ -53,7 +53,6 @@ except KeyboardInterrupt:  # while this takes its time
     sys.exit(130)
 
 SCRIPTS = Path(__file__).parent
-MAX_SEEDS = 10_000
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -124,22 +123,6 @@ class Row:
 
 
 # ------------------------------------------------------------------------------------ training
-
-
-def seed_list(words: Sequence[str]) -> list[int]:
-    """Seeds from words like 7 and 100-104, both ends included, each once and in order."""
-    seeds: dict[int, None] = {}
-    for word in words:
-        if not (match := re.fullmatch(r"(\d+)(?:-(\d+))?", word)):
-            raise ValueError(f"--seeds {word}: write a seed like 100 or a range like 100-104")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"--seeds {word}: the range ends before it begins")
-        if last - first < MAX_SEEDS:
-            seeds.update(dict.fromkeys(range(first, last + 1)))
-        if last - first >= MAX_SEEDS or len(seeds) > MAX_SEEDS:
-            raise ValueError(f"--seeds {word}: give {MAX_SEEDS:,} seeds at the most")
-    return list(seeds)
 
 
 def train_all(options: Options) -> list[str]:

@@ -42,14 +42,13 @@ try:
     from agents.core.files import write_bytes
     from agents.doctor.history import History
     from agents.doctor.rules import diagnose
-    from agents.runner.arguments import bad_input, check_ranges, guarded, parse
+    from agents.runner.arguments import bad_input, check_ranges, guarded, parse, seed_list
     from agents.runner.callbacks import Evaluate
     from agents.runner.recorder import Recorder
     from agents.runner.results import read_run
     from agents.runner.settings import read_arguments, to_json
     from agents.runner.train import Callback, Run, train
     from envs.vector import VectorEnv
-    from scripts.benchmark import seed_list
 except KeyboardInterrupt:  # while this takes its time
     sys.exit(130)
 

@@ -655,7 +655,7 @@ def critic_not_fitting(h: History) -> Evidence | None:
                 np.median(np.abs(estimate - truth)[half:]) / (np.abs(truth[half:]).mean() + 1e-9)
             )
         # An agent may learn all the same, its advantages only noisier: that is no fault to name.
-        still = _moves(h, learner, "value") < STATISTICS["update_ratio"].low
+        still = _moved(h, learner, "value") < STATISTICS["update_ratio"].low
         if size < -0.5 or (size < 0.05 and (still or (far > 0.5 and _flat(h)))):
             weight = h.setting("value_weight")
             advice = []
@@ -799,13 +799,15 @@ def _flat(h: History) -> bool:
     return beaten < RISEN
 
 
-def _moves(h: History, learner: str, part: str) -> float:
-    """Update / weight of the median layer of a part of the network; nan where it has no such."""
+def _moved(h: History, learner: str, part: str) -> float:
+    """Update / weight at first of the median layer of a part of the network; nan without such.
+
+    At first, for what has learned all that there is comes to rest.
+    """
     layers = h.layers.get(learner)
     names = [name for name in layers.names if part_of(name) == part] if layers else []
-    return float(
-        np.median([h.layer(learner, name, "update_ratio").middle() for name in names] or [math.nan])
-    )
+    ratios = [np.median(h.layer(learner, name, "update_ratio").early()) for name in names]
+    return float(np.median(ratios or [math.nan]))
 
 
 def _lower_lr(h: History, factor: float, why: str) -> tuple[Advice, ...]:

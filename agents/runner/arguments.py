@@ -18,6 +18,7 @@ T = TypeVar("T")
 BAD_INPUT, GAVE_UP, INTERRUPTED = 2, 3, 130
 """Exit codes."""
 MAX_THREADS = 1024
+MAX_SEEDS = 10_000
 
 
 class BadInput(ValueError):
@@ -48,6 +49,22 @@ def parse_known(cls: type[T], argv: Sequence[str]) -> T:
     """The same of the flags that the dataclass has, past all others."""
     with _one_line():
         return tyro.cli(cls, args=argv, return_unknown_args=True, add_help=False)[0]
+
+
+def seed_list(words: Sequence[str]) -> list[int]:
+    """Seeds from words like 7 and 100-104, both ends included, each once and in order."""
+    seeds: dict[int, None] = {}
+    for word in words:
+        if not (match := re.fullmatch(r"(\d+)(?:-(\d+))?", word)):
+            raise ValueError(f"--seeds {word}: write a seed like 100 or a range like 100-104")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"--seeds {word}: the range ends before it begins")
+        if last - first < MAX_SEEDS:
+            seeds.update(dict.fromkeys(range(first, last + 1)))
+        if last - first >= MAX_SEEDS or len(seeds) > MAX_SEEDS:
+            raise ValueError(f"--seeds {word}: give {MAX_SEEDS:,} seeds at the most")
+    return list(seeds)
 
 
 def check_ranges(options: Any, **ranges: tuple[float, float]) -> None:

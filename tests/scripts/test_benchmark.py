@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.runner.arguments import seed_list
 from scripts import benchmark
-from scripts.benchmark import main, runs_in, seed_list, tabulate
+from scripts.benchmark import main, runs_in, tabulate
 
 MakeRun = Callable[..., Path]
 
