@@ -155,7 +155,7 @@ class GradientStatistics:
         # The norm of the signs counts the entries that are not 0.
         rows = _array(torch.stack([gradient, old, gradient.sign(), self.flat.vector - old]))
         previous = rows[0] * math.nan if last is None else _array(last)
-        scalars = [rows[0].dot(previous), previous.dot(previous) ** 0.5]
+        scalars = [rows[0].dot(previous), (previous * previous).sum() ** 0.5]
         if "exp_avg" in moments:
             first, second = _array(moments["exp_avg"]), _array(moments["exp_avg_sq"])
             scalars += [first.dot(first), second.sum()]

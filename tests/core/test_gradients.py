@@ -237,6 +237,33 @@ def test_a_summary_is_the_mean_of_its_records():
     assert whole.snr == pytest.approx(np.mean([single.snr for single in singles]))
 
 
+def test_summaries_of_groups_are_those_of_each():
+    network = build(shared_trunk=False)
+    learner = Learner({"net": network}, OptimConfig(stats_every=1, lr=0.1))
+    steps = [learner.minimize(loss_of(network), obs) for obs in OBS.split(4)]
+    records = [step.record for step in steps if step.record is not None]
+    # One of a direction of the agent's own, for which no layer has run.
+    learner.statistics.watch()
+    learner.statistics.unwatch()
+    bare = learner.step_along(torch.ones_like(learner.flat.vector)).record
+    assert bare is not None
+    groups = [records[:3], [*records[3:5], bare], [bare], records[5:]]
+    found = learner.statistics.summaries(groups)
+    assert len(found) == len(groups)
+    for summary, group in zip(found, groups, strict=True):
+        alone = learner.statistics.summary(group)
+        for column, values in alone.columns.items():
+            assert summary.columns[column] == pytest.approx(values, nan_ok=True), column
+        assert summary.cosine == pytest.approx(alone.cosine, nan_ok=True)
+        assert summary.snr == pytest.approx(alone.snr)
+        assert summary.samples == pytest.approx(alone.samples, nan_ok=True)
+    asleep, mixed = found[2].columns["dormant"], found[1].columns["feature_norm"]
+    assert np.isnan(asleep).all()
+    assert mixed == pytest.approx(
+        learner.statistics.summary(records[3:5]).columns["feature_norm"], nan_ok=True
+    )
+
+
 def test_no_record_is_made_when_none_is_asked_for_and_none_changes_a_weight():
     vectors = []
     for every in (0, 1, 3):
