@@ -34,6 +34,7 @@ from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.seeding import derived, stream
 from agents.core.spaces import Actions, BoundedActions, Observations
+from agents.exploration import Temperature
 from agents.memory import Hindsight, Replay, Rollout, Stream
 from envs.transition import Transition
 
@@ -264,6 +265,18 @@ class Agent:
         """
         self.learners[name] = Learner(modules, optim or self.config.optim, name)
         return self.learners[name]
+
+    def new_temperature(
+        self, fixed: float | None, initial: float
+    ) -> tuple[Temperature, Learner | None]:
+        """What a nat of entropy is worth: `fixed`, or learned from `initial` on where that is None.
+
+        Its learner goes by the name of temperature and steps by `config.optim`.
+        """
+        temperature = Temperature(initial if fixed is None else fixed).to(self.device)
+        if fixed is not None:
+            return temperature, None
+        return temperature, self.new_learner("temperature", temperature=temperature)
 
     def new_target(self, learner: Learner) -> Target:
         """A frozen copy of a learner's modules, saved and resumed with the agent."""

@@ -45,6 +45,7 @@ try:
     from agents.runner.arguments import bad_input, check_ranges, guarded, parse, seed_list
     from agents.runner.callbacks import Evaluate
     from agents.runner.recorder import Recorder
+    from agents.runner.results import Run as KeptRun
     from agents.runner.results import read_run
     from agents.runner.settings import read_arguments, to_json
     from agents.runner.train import Callback, Run, train
@@ -466,17 +467,19 @@ def train_case(case: Case, seed: int, folder: Path) -> float:
     return evaluate.final.mean if evaluate.final is not None else math.nan
 
 
-def kept(options: Options, case: Case, seed: int) -> bool:
-    """Whether the case's run is there, as the case is now."""
+def kept(options: Options, case: Case, seed: int) -> KeptRun | None:
+    """The case's run, where it is there as the case is now."""
     folder = folder_of(options, case, seed)
-    return folder.exists() and read_run(folder).config.get("command") == case.command(seed)
+    if not folder.exists():
+        return None
+    run = read_run(folder)
+    return run if run.config.get("command") == case.command(seed) else None
 
 
 def history_of(options: Options, case: Case, seed: int) -> History | None:
     """What the case's run recorded; None where it is not there, as the case is now."""
-    if not kept(options, case, seed):
-        return None
-    return read_run(folder_of(options, case, seed)).history()
+    run = kept(options, case, seed)
+    return run.history() if run is not None else None
 
 
 def train_all(options: Options, runs: Sequence[tuple[Case, int]]) -> None:

@@ -20,7 +20,6 @@ from agents.core.distributions import SquashedGaussian
 from agents.core.learner import Step
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.exploration import Temperature
 from agents.memory import Replay
 from envs.transition import Transition
 
@@ -95,11 +94,9 @@ class CrossQ(Agent):
         self.critics = self.new_network(heads, c.critic_network, self.bounds.size)
         self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
         self.actor_learner = self.new_learner("actor", network=self.actor_network)
-        fixed = c.temperature
-        self.temperature = Temperature(c.initial_temperature if fixed is None else fixed)
-        self.temperature.to(self.device)
-        if fixed is None:
-            self.temperature_learner = self.new_learner("temperature", temperature=self.temperature)
+        self.temperature, self.temperature_learner = self.new_temperature(
+            c.temperature, c.initial_temperature
+        )
         self.memory = self.new_replay(
             c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
         )
@@ -143,7 +140,7 @@ class CrossQ(Agent):
         dropout = [net.sample_noise((len(obs),), self.noise) for net in nets]
         inputs = obs, self.standard_normal(len(obs)), temperature, *dropout
         step = self.actor_learner.minimize(self.actor_loss, *inputs)
-        if self.config.temperature is None and not step.skipped:
+        if self.temperature_learner is not None and not step.skipped:
             step = self.temperature_learner.minimize(self.temperature_loss, step.aux["log_prob"])
         return step
 

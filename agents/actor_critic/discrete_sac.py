@@ -19,7 +19,6 @@ from agents.core.distributions import Categorical
 from agents.core.learner import Step
 from agents.core.network import Head, NetworkConfig, forbidden
 from agents.core.optimizers import OptimConfig
-from agents.exploration import Temperature
 from agents.memory import Replay
 from envs.transition import Transition
 
@@ -92,11 +91,9 @@ class DiscreteSAC(Agent):
         self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
         self.actor_learner = self.new_learner("actor", network=self.network)
         self.target = self.new_target(self.critic_learner)
-        fixed = c.temperature
-        self.temperature = Temperature(c.initial_temperature if fixed is None else fixed)
-        self.temperature.to(self.device)
-        if fixed is None:
-            self.temperature_learner = self.new_learner("temperature", temperature=self.temperature)
+        self.temperature, self.temperature_learner = self.new_temperature(
+            c.temperature, c.initial_temperature
+        )
         self.memory = self.new_replay(
             c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
         )
@@ -112,10 +109,8 @@ class DiscreteSAC(Agent):
     def update(self, batch: Transition) -> Metrics:
         c, lead = self.config, (len(batch.reward),)
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
-        target, dropout = (
-            self.td_target(batch, next_obs),
-            self.critics.sample_noise(lead, self.noise),
-        )
+        target = self.td_target(batch, next_obs)
+        dropout = self.critics.sample_noise(lead, self.noise)
         step = self.critic_learner.minimize(self.critic_loss, obs, batch.action, target, dropout)
         if not step.skipped and self.critic_learner.updates % c.policy_every == 0:
             step = self.improve(obs)
@@ -129,7 +124,7 @@ class DiscreteSAC(Agent):
             q, temperature = self.q_values(obs), self.temperature()
         dropout = self.network.sample_noise((len(obs),), self.noise)
         step = self.actor_learner.minimize(self.actor_loss, obs, q, temperature, dropout)
-        if self.config.temperature is None and not step.skipped:
+        if self.temperature_learner is not None and not step.skipped:
             step = self.temperature_learner.minimize(self.temperature_loss, step.aux["excess"])
         return step
 

@@ -24,7 +24,6 @@ from agents.core.distributions import PolicyConfig, SquashedGaussian
 from agents.core.learner import Step
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.exploration import Temperature
 from agents.memory import Replay
 from agents.values import QuantileValue, Value
 from envs.transition import Transition
@@ -118,11 +117,9 @@ class SAC(Agent):
         self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
         self.actor_learner = self.new_learner("actor", network=self.actor_network)
         self.target = self.new_target(self.critic_learner)
-        fixed = c.temperature
-        self.temperature = Temperature(c.initial_temperature if fixed is None else fixed)
-        self.temperature.to(self.device)
-        if fixed is None:
-            self.temperature_learner = self.new_learner("temperature", temperature=self.temperature)
+        self.temperature, self.temperature_learner = self.new_temperature(
+            c.temperature, c.initial_temperature
+        )
         self.memory = self.new_replay(
             c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
         )
@@ -160,7 +157,7 @@ class SAC(Agent):
         dropout = [net.sample_noise(lead, self.noise) for net in (self.actor_network, self.critics)]
         inputs = obs, self.standard_normal(len(obs)), temperature, *dropout
         step = self.actor_learner.minimize(self.actor_loss, *inputs)
-        if self.config.temperature is None and not step.skipped:
+        if self.temperature_learner is not None and not step.skipped:
             step = self.temperature_learner.minimize(self.temperature_loss, step.aux["log_prob"])
         return step
 
