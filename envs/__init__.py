@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from typing import Any, Literal, get_args
 
 import gymnasium
@@ -107,6 +108,8 @@ def make_one(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     try:
         if arcade.known(found.id):
             return arcade.make(found.id, **options)
+        if "mujoco" in str(found.entry_point):
+            _quieten_mujoco()
         return gymnasium.make(found, disable_env_checker=True, **options)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise ValueError(missing_package(id, error)) from None
@@ -114,6 +117,21 @@ def make_one(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
         raise ValueError(f"{id} cannot be made: {error}") from None
     except TypeError as error:
         raise ValueError(f"{id} cannot be made with {options}: {error}") from None
+
+
+def _quieten_mujoco() -> None:
+    """Leave out what MuJoCo 4 says of Gymnasium's HalfCheetah, twice for each copy of it.
+
+    Left to itself it writes its warnings to a file in the working directory too.
+    """
+    mujoco = importlib.import_module("mujoco")
+
+    def warn(text: str) -> None:
+        if "'settotalmass' is deprecated" not in text:
+            print(f"MuJoCo: {text}", file=sys.stderr)
+
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(warn)
 
 
 def spec(id: str) -> EnvSpec:

@@ -130,3 +130,21 @@ def test_a_module_registers_what_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert tasks.observation_space.shape == (4,)
     assert envs.spec("my_tasks:Mine/Pole-v0").max_episode_steps == 7
     assert envs.spec("gymnasium.envs.classic_control:CartPole-v1").id == "CartPole-v1"
+
+
+def test_mujoco_tells_what_concerns_the_user_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mujoco = pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)  # where MuJoCo would leave a file of its warnings
+    mujoco.set_mju_user_warning(None)
+    envs.make("HalfCheetah-v5", num_envs=2).close()
+    assert capfd.readouterr().err == ""
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
+    )
+    data = mujoco.MjData(model)
+    data.qpos[0] = np.nan
+    mujoco.mj_step(model, data)
+    assert "MuJoCo: Nan, Inf or huge value in QPOS" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
