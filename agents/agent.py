@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -32,6 +33,7 @@ from agents.core.learner import Learner, Target
 from agents.core.network import Head, Network, NetworkConfig
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
+from agents.core.products import fast_products
 from agents.core.seeding import derived, stream
 from agents.core.spaces import Actions, BoundedActions, Observations
 from agents.exploration import Temperature
@@ -483,6 +485,21 @@ class Agent:
                 transition.extras,
             )
         )
+
+    def learn(self, batch: Transition) -> Metrics:
+        """`update`, with whichever library is the faster for matrix products of this size."""
+        with fast_products(self._largest_product):
+            return self.update(batch)
+
+    @cached_property
+    def _largest_product(self) -> int:
+        """Multiplications that an update's rows take in its largest layer; 0 on a device."""
+        if self.device.type != "cpu":
+            return 0
+        rows: int = vars(self.config).get("batch_size") or vars(self.config).get("rollout_size", 1)
+        weights = (w for learner in self.learners.values() for w in learner.flat.parameters)
+        sizes = (math.prod(weight.shape[-2:]) for weight in weights if weight.ndim >= 2)
+        return rows * max(sizes, default=0)
 
     def cut(self, where: np.ndarray) -> None:
         """Told where `(N,)` environments begin anew before their episode ended."""

@@ -94,7 +94,7 @@ def collect(run: Run, gradients: int, probe: int) -> tuple[dict[str, list[Evalua
         agent.observe(transition)
         for batch in agent.memory.batches():
             if not enough():
-                agent.update(batch)
+                agent.learn(batch)
                 # Counts go on, or what an agent does in every other update would never come.
                 steps, counts = agent.steps, {k: x.updates for k, x in agent.learners.items()}
                 agent.load_state_dict(before)

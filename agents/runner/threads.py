@@ -81,5 +81,5 @@ def _updates(tasks: VectorEnv, agent: Agent) -> Any:
         agent.observe(transition)
         for batch in agent.memory.batches():
             before = time.perf_counter()
-            agent.update(batch)
+            agent.learn(batch)
             yield time.perf_counter() - before

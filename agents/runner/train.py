@@ -36,7 +36,7 @@ class Callback:
         """After every step of an optimiser, and every one that was skipped: keep it quick."""
 
     def updated(self, run: Run, metrics: Metrics) -> None:
-        """After every `agent.update`, with the agent's own scalars."""
+        """After every `agent.learn`, with the agent's own scalars."""
 
     def stepped(self, run: Run, transition: Transition) -> None:
         """After every step of the environments, and the updates that it made due."""
@@ -86,7 +86,7 @@ class Run:
         self.previous_steps = 0
         """The agent's steps before the last one of the environments."""
         self.batch: Transition | None = None
-        """What `agent.update` was last given."""
+        """What `agent.learn` was last given."""
         self.stopped = ""
         """Why the run is to end before its steps are done."""
         self.interrupted = False
@@ -210,7 +210,7 @@ def train(
             run.previous_steps = agent.steps
             agent.observe(transition)
             for run.batch in agent.memory.batches():
-                run.tell("updated", agent.update(run.batch))
+                run.tell("updated", agent.learn(run.batch))
             run.tell("stepped", transition)
         run.tell("ended")
     finally:
