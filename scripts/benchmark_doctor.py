@@ -231,7 +231,9 @@ class Case:
     @property
     def twin(self) -> Case:
         """The same run without the fault; cases that differ by their faults only share it."""
-        name = f"healthy-{self.agent}-{self.env}-{self.steps}"
+        name = f"healthy-{self.agent}-{self.env}"
+        if self.steps is not None:
+            name += f"-{self.steps}"
         return Case(name, self.agent, self.env, self.steps, base=self.base)
 
     def flags(self, seed: int) -> list[str]:
@@ -275,17 +277,17 @@ ON_LANDER = (
     ),
 )
 CASES = (
-    Case("lr-high-ppo", "ppo", CARTPOLE, 15_000, ("lr_too_high",), "--agent.optim.lr 0.1"),
-    Case("lr-high-dqn", "dqn", CARTPOLE, 10_000, ("lr_too_high",), "--agent.optim.lr 0.2"),
-    Case("lr-high-a2c", "a2c", CARTPOLE, 15_000, ("lr_too_high",), "--agent.optim.lr 0.3"),
-    Case("lr-low-ppo", "ppo", CARTPOLE, 15_000, ("lr_too_low",), "--agent.optim.lr 3e-8"),
-    Case("lr-low-dqn", "dqn", CARTPOLE, 10_000, ("lr_too_low",), "--agent.optim.lr 1e-7"),
+    Case("lr-high-ppo", "ppo", CARTPOLE, None, ("lr_too_high",), "--agent.optim.lr 0.1"),
+    Case("lr-high-dqn", "dqn", CARTPOLE, None, ("lr_too_high",), "--agent.optim.lr 0.2"),
+    Case("lr-high-a2c", "a2c", CARTPOLE, None, ("lr_too_high",), "--agent.optim.lr 0.3"),
+    Case("lr-low-ppo", "ppo", CARTPOLE, None, ("lr_too_low",), "--agent.optim.lr 3e-8"),
+    Case("lr-low-dqn", "dqn", CARTPOLE, None, ("lr_too_low",), "--agent.optim.lr 1e-7"),
     Case(
-        *("vanishing-dqn", "dqn", CARTPOLE, 10_000, ("vanishing",)),
+        *("vanishing-dqn", "dqn", CARTPOLE, None, ("vanishing",)),
         f"{DEEP} --agent.network.activation sigmoid",
     ),
     Case(
-        *("vanishing-ppo", "ppo", CARTPOLE, 15_000, ("vanishing",)),
+        *("vanishing-ppo", "ppo", CARTPOLE, None, ("vanishing",)),
         f"{DEEP} --agent.network.activation sigmoid",
     ),
     Case(
@@ -301,20 +303,20 @@ CASES = (
     ),
     Case("plasticity-dqn", "dqn", CARTPOLE, 20_000, ("plasticity",), callback=KillUnits),
     Case(
-        "clip-dqn", "dqn", CARTPOLE, 10_000, ("clip_sets_step",), "--agent.optim.max-grad-norm 1e-4"
+        "clip-dqn", "dqn", CARTPOLE, None, ("clip_sets_step",), "--agent.optim.max-grad-norm 1e-4"
     ),
     Case(
-        "clip-a2c", "a2c", CARTPOLE, 20_000, ("clip_sets_step",), "--agent.optim.max-grad-norm 1e-4"
+        "clip-a2c", "a2c", CARTPOLE, None, ("clip_sets_step",), "--agent.optim.max-grad-norm 1e-4"
     ),
     Case("certain-ppo", "ppo", CARTPOLE, 15_000, ("entropy_collapse",), spoil=certain_policy),
     Case("certain-a2c", "a2c", CARTPOLE, 20_000, ("entropy_collapse",), spoil=certain_policy),
     Case(*("divergence-dqn", "dqn", CARTPOLE, 15_000, ("overestimation",)), spoil=growing_targets),
     Case(
-        *("drowned-ppo", "ppo", CARTPOLE, 20_000, ("critic_drowns_actor",)),
+        *("drowned-ppo", "ppo", CARTPOLE, None, ("critic_drowns_actor",)),
         "--agent.network.shared-trunk --agent.value-weight 500",
     ),
     Case(
-        *("drowned-a2c", "a2c", CARTPOLE, 20_000, ("critic_drowns_actor",)),
+        *("drowned-a2c", "a2c", CARTPOLE, None, ("critic_drowns_actor",)),
         "--agent.network.shared-trunk --agent.value-weight 500 --agent.no-normalize-reward",
     ),
     Case(
@@ -323,16 +325,16 @@ CASES = (
         FOR_PENDULUM,
     ),
     Case(
-        *("epochs-ppo", "ppo", CARTPOLE, 15_000, ("too_many_epochs",)),
+        *("epochs-ppo", "ppo", CARTPOLE, None, ("too_many_epochs",)),
         "--agent.epochs 60 --agent.rollout-size 512 --agent.clip 5 --agent.normalize-reward "
         "--agent.optim.lr 3e-3 --agent.optim.schedule constant --agent.optim.max-grad-norm 10",
     ),
     Case(
-        *("few-updates-dqn", "dqn", CARTPOLE, 20_000, ("too_few_updates",)),
+        *("few-updates-dqn", "dqn", CARTPOLE, None, ("too_few_updates",)),
         "--agent.updates-per-step 0.005",
     ),
     Case(
-        *("stale-ppo", "ppo", CARTPOLE, 30_000, ("too_few_updates",)),
+        *("stale-ppo", "ppo", CARTPOLE, None, ("too_few_updates",)),
         "--agent.rollout-size 8192",
     ),
     Case("large-obs-ppo", "ppo", CARTPOLE, 15_000, ("observations",), change=large_obs),
@@ -355,15 +357,15 @@ CASES = (
     ),
     Case("no-reward-ppo", "ppo", CARTPOLE, 15_000, ("no_reward",), change=zero_reward),
     Case(
-        *("small-replay-dqn", "dqn", CARTPOLE, 20_000, ("replay_too_small",)),
+        *("small-replay-dqn", "dqn", CARTPOLE, None, ("replay_too_small",)),
         "--agent.buffer-size 128",
     ),
     Case(
-        *("frozen-target-dqn", "dqn", CARTPOLE, 10_000, ("target_never_moves",)),
+        *("frozen-target-dqn", "dqn", CARTPOLE, None, ("target_never_moves",)),
         "--agent.target-every 1000000",
     ),
     Case(
-        *("frozen-target-sarsa", "sarsa", CARTPOLE, 20_000, ("target_never_moves",)),
+        *("frozen-target-sarsa", "sarsa", CARTPOLE, None, ("target_never_moves",)),
         "--agent.target-every 1000000",
     ),
     Case(

@@ -370,8 +370,8 @@ def vanishing(h: History) -> Evidence | None:
                     f"The gradient of {learner}'s {names[0]} is {size:.1e} of that of {names[-1]}: "
                     f"on its way through {len(names)} layers it vanishes.",
                     (
-                        Advice("keeps activations alive", "agent.network.norm", "layer"),
-                        Advice("or one that does not flatten", "agent.network.activation", "relu"),
+                        Advice("does not flatten", "agent.network.activation", "relu"),
+                        Advice("or keep activations near 1", "agent.network.norm", "layer"),
                         Advice("or fewer layers", "agent.network.hidden_sizes", (64, 64)),
                     ),
                     "grad_norm",
@@ -624,10 +624,10 @@ def critic_drowns_actor(h: History) -> Evidence | None:
                 f"The value's gradient is {size:.0f} times the policy's, and both are cut as one: "
                 "the policy moves by what the critic leaves of the norm.",
                 (
+                    *_normalize_reward(h, "makes returns, and what is learned from them, small"),
                     Advice(
-                        "weighs the critic down", "agent.value_weight", _round(weight * 30 / size)
+                        "weighs the critic down", "agent.value_weight", _round(weight / size / 3)
                     ),
-                    *_normalize_reward(h, "makes returns small"),
                     Advice("gives each a trunk", "agent.network.shared_trunk", False),
                 ),
                 "grad_norm",
