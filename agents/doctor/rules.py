@@ -38,6 +38,9 @@ DEAD = 0.75
 """Share of a layer's units that are dormant and without a gradient (calibrated)."""
 RISEN = 0.8
 """How often a late return beats an early one, at least, where it has risen (calibrated)."""
+LOST = 0.5
+"""Share of what a run had gained at its best that is gone at its end, from which on it has been
+forgotten; what a healthy run of DQN loses comes back (calibrated)."""
 NOISE_FLOOR = 0.053
 """Adam's signal to noise where gradients are independent noise, (1-β₁)/(1+β₁) at β₁ = 0.9."""
 
@@ -764,6 +767,41 @@ def too_few_updates(h: History) -> Evidence | None:
     return None
 
 
+def forgotten(h: History) -> Evidence | None:
+    """The evaluations were good and are so no more."""
+    at, values = h.evaluated
+    first = h.trained.values[:10]
+    window = max(5, len(values) // 8)
+    if len(values) < 4 * window or len(first) < 10:
+        return None
+    means = np.convolve(values, np.full(window, 1 / window), "valid")
+    peak, last = int(means.argmax()), values[-window:]
+    gained = float(means[peak] - np.mean(first))
+    lost = float(means[peak] - np.mean(last)) / gained if gained > 3 * np.std(first) else 0.0
+    if lost < LOST or np.median(last) > values[peak : peak + window].min():
+        return None
+    weight = h.setting("entropy_weight")
+    return Evidence(
+        f"Evaluations came to {means[peak]:.4g} around step {at[peak + window - 1]:,.0f} and end "
+        f"at {np.mean(last):.4g}: {lost:.0%} of what had been gained is lost.",
+        (
+            *(
+                [Advice("lets it settle", "agent.optim.schedule", "linear")]
+                if h.setting("optim.schedule") == "constant"
+                else []
+            ),
+            *([] if weight is None else _explore(h)),
+            *_lower_lr(h, 3.0, "or smaller steps"),
+            Advice("the best is kept: python scripts/evaluate.py RUN --best"),
+        ),
+        "",
+        "",
+        float(at[peak + window - 1]),
+        severity(lost, LOST),
+        {"best": float(means[peak]), "last": float(np.mean(last)), "lost": lost},
+    )
+
+
 def looks_healthy(h: History) -> Evidence | None:
     """Nothing is wrong with the optimisation, and the return does not rise."""
     if not h.learners or not _flat(h):
@@ -887,6 +925,7 @@ RULES = (
     Rule("constant_action", "The actions are constant or saturated", 0.66, constant_action),
     Rule("critic_not_fitting", "The critic does not fit", 0.6, critic_not_fitting),
     Rule("noise", "The updates are noise", 0.5, noise),
+    Rule("forgotten", "What was learned has been lost again", 0.45, forgotten),
     Rule(
         "looks_healthy",
         "The optimisation looks healthy: look at reward, exploration or environment",

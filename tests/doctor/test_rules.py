@@ -142,6 +142,7 @@ CASES: dict[str, dict[str, Any]] = {
         "returns": FLAT,
     },
     "noise": {"updates": {"snr": 0.01, "cosine": 0.001}, "returns": FLAT},
+    "forgotten": {"returns": 20 + 400 * np.sin(np.pi * RISE)},
     "looks_healthy": {"returns": FLAT},
 }
 
@@ -248,6 +249,15 @@ def test_a_target_that_moves_a_part_of_the_way_moves_more_often(tau: float, ever
     case = CASES["target_never_moves"]
     (finding,) = diagnose(history(case["updates"], config={**case["config"], "tau": tau}))
     assert finding.evidence.advice[0].value == every
+
+
+def test_a_return_that_rises_and_falls_by_chance_was_not_lost() -> None:
+    jagged = np.where(np.arange(ROWS) % 4 == 3, 50.0, 20 + 400 * RISE)
+    assert diagnose(history(returns=jagged)) == []
+    (finding,) = diagnose(history(returns=np.where(RISE > 0.8, 50.0, 20 + 400 * RISE)))
+    assert (finding.rule.name, finding.evidence.began) == ("forgotten", STEPS[RISE <= 0.8][-1])
+    assert finding.evidence.figures["last"] == 50
+    assert finding.change is not None and finding.change.flag == "--agent.optim.schedule linear"
 
 
 def test_a_critic_whose_layers_stand_still_is_found_though_the_return_rises() -> None:
