@@ -257,7 +257,8 @@ def test_a_return_that_rises_and_falls_by_chance_was_not_lost() -> None:
     (finding,) = diagnose(history(returns=np.where(RISE > 0.8, 50.0, 20 + 400 * RISE)))
     assert (finding.rule.name, finding.evidence.began) == ("forgotten", STEPS[RISE <= 0.8][-1])
     assert finding.evidence.figures["last"] == 50
-    assert finding.change is not None and finding.change.flag == "--agent.optim.schedule linear"
+    assert finding.change is not None
+    assert finding.change.flag == "--agent.optim.schedule linear"
 
 
 def test_a_critic_whose_layers_stand_still_is_found_though_the_return_rises() -> None:
