@@ -106,6 +106,11 @@ class DiscreteSAC(Agent):
         """The least that any critic expects of every action, entropy to come included, `(B, A)`."""
         return self.critics(obs)["q"].amin(0)
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        """What the critics expect of the likeliest action, entropy to come included."""
+        likeliest = self.network(obs)["policy"].argmax(-1)
+        return targets.action_value(self.q_values(obs), likeliest)
+
     def update(self, batch: Transition) -> Metrics:
         c, lead = self.config, (len(batch.reward),)
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)

@@ -76,11 +76,10 @@ class PPOConfig(AgentConfig):
         for name in ("value_clip", "target_kl", "adaptive_kl"):
             value = getattr(self, name)
             self.require(name, value is None or value > 0, "a positive number, or None")
-        steered = self.adaptive_kl is not None
-        constant = not steered or self.optim.schedule == "constant"
-        self.require(
-            "adaptive_kl", constant, "None with a schedule, optim.schedule=constant with it"
-        )
+        constant = self.optim.schedule == "constant" and not self.optim.warmup_steps
+        alone = self.adaptive_kl is None or constant
+        what = "None with a schedule, optim.schedule=constant and optim.warmup_steps=0 with it"
+        self.require("adaptive_kl", alone, what)
         self.require("value_weight", self.value_weight >= 0, "0 or more")
         self.require("entropy_weight", self.entropy_weight >= 0, "0 or more")
 
@@ -112,10 +111,10 @@ class PPO(Agent):
 
     def update(self, batch: Transition) -> Metrics:
         # The weights are still those that acted: they give the old log-probabilities and values.
-        # A row keeps its dropout mask in all epochs: the ratio begins at 1 (Hausknecht & Wagener
-        # 2022, "Consistent dropout for policy gradient reinforcement learning").
+        # A row keeps its dropout mask in all epochs, and all are in one precision: the ratio begins
+        # at 1. (Acting drops nothing: with dropout the data are not quite the policy's.)
         noise = self.network.sample_noise(tuple(batch.reward.shape), self.noise) or []
-        with torch.no_grad():
+        with torch.no_grad(), self.learner.precision():
             output = self.network(batch.obs, noise, state=batch.extras.get("state"))
             after = output.get("state")  # a recurrent network's, which the successor is valued in
             next_value = self.network(batch.next_obs, only="value", state=after)["value"]

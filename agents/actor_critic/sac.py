@@ -139,6 +139,12 @@ class SAC(Agent):
         """What each critic expects of actions `(B, A)` in [-1, 1], `(E, B)`."""
         return self.value.expectation(self.critics(obs, action=action)["q"])
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        """The least that a critic expects, with what entropy to come is worth in it."""
+        still = torch.zeros(len(obs), self.bounds.size, device=self.device)
+        action, _ = self.policy.draw(self.actor_network(obs)["policy"], still)
+        return self.q_values(obs, action).amin(0)
+
     def update(self, batch: Transition) -> Metrics:
         c, count = self.config, len(batch.reward)
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)

@@ -119,6 +119,9 @@ class TD3(Agent):
         """What each critic expects of actions `(B, A)` in [-1, 1], `(E, B)`."""
         return self.critics(obs, action=action)["q"]
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.q_values(obs, self.actor_network(obs)["policy"].tanh()).amin(0)
+
     def update(self, batch: Transition) -> Metrics:
         lead = (len(batch.reward),)
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)

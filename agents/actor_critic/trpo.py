@@ -92,6 +92,9 @@ class TRPO(Agent):
     ) -> np.ndarray:
         return acting.draw(self.policy, self.network, obs, carried, explore, rng)
 
+    def estimate(self, obs: Tensor) -> Tensor:
+        return self.critic(obs)["value"]
+
     def update(self, batch: Transition) -> Metrics:
         noise = self.network.sample_noise(tuple(batch.reward.shape), self.noise) or []
         with torch.no_grad():  # as the policy was when it acted
@@ -131,11 +134,12 @@ class TRPO(Agent):
         gradient = self.learner.flat.gradient
         if not (gradient.isfinite().all() and terms["policy"].isfinite()):
             return 0.0, 0.0, self.learner.step_along(gradient, terms).skipped
-        direction = self.natural(gradient, data)
+        direction = self.learner.lr * self.natural(gradient, data)  # less than 1 after a rollback
         share, kl = self.line_search(direction, float(terms["policy"]), data)
         if share == 0.0:
             return share, kl, False
-        return share, kl, self.learner.step_along(share * direction, terms).skipped
+        step = self.learner.step_along(share / self.learner.lr * direction, terms)
+        return share, kl, step.skipped
 
     def natural(self, gradient: Tensor, data: list[Tensor]) -> Tensor:
         """F⁻¹g, as long as the trust region reaches: ½ xᵀF x = max_kl (appendix C)."""

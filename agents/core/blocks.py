@@ -88,11 +88,12 @@ class Dense(nn.Module):
 
 
 class HiddenLayer(Dense):
-    """Dense, then layer normalisation, activation, dropout and a skip connection as configured.
+    """Dense, layer normalisation, activation, dropout and a skip connection as configured.
 
-    Dropout draws nothing itself: the uniform noise comes in as an input, so that a loss stays a
-    pure function. Without noise (acting, targets, evaluation) nothing is dropped. A noisy layer has
-    no dropout, and `noise` is what `Dense` says.
+    With normalisation dropout comes before it (Hiraoka et al. 2022). It draws nothing itself: the
+    uniform noise comes in as an input, so that a loss stays a pure function. Without noise (acting,
+    targets, evaluation) nothing is dropped. A noisy layer has no dropout, and `noise` is what
+    `Dense` says.
     """
 
     def __init__(
@@ -122,15 +123,21 @@ class HiddenLayer(Dense):
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         h = self.affine(x, noise if self.spread is not None else None)
         scale, shift = self.norm_scale, self.norm_bias
-        if scale is not None and shift is not None:
+        if scale is None or shift is None:
+            h = self._dropped(self.activation(h), noise)
+        else:
+            h = self._dropped(h, noise)
             if scale.ndim == 1:  # one kernel; of a stack every member has a scale of its own
                 h = torch.layer_norm(h, h.shape[-1:], scale, shift)
             else:
                 h = torch.layer_norm(h, h.shape[-1:]) * scale + shift
-        h = self.activation(h)
-        if noise is not None and self.dropout:
-            h = h * (noise >= self.dropout) / (1.0 - self.dropout)
+            h = self.activation(h)
         return x + h if self.residual else h
+
+    def _dropped(self, h: Tensor, noise: Tensor | None) -> Tensor:
+        if noise is None or not self.dropout:
+            return h
+        return h * (noise >= self.dropout) / (1.0 - self.dropout)
 
 
 class ConvLayer(nn.Module):

@@ -132,7 +132,7 @@ class Learner:
         if watching:
             self.statistics.watch()
         try:
-            with self._precision():
+            with self.precision():
                 terms, aux = loss(*inputs)
         finally:
             if watching:
@@ -144,7 +144,8 @@ class Learner:
             terms |= self._penalties()
         return terms, aux
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def precision(self) -> AbstractContextManager[Any]:
+        """What its losses are evaluated in: a network gives the same numbers there as in them."""
         if self.config.precision == "float32":
             return nullcontext()
         return torch.autocast(self.flat.vector.device.type, torch.bfloat16)

@@ -114,7 +114,7 @@ def gru(
             h = h * keep[t]
         r, z = torch.sigmoid(_product(rz, h, weight_rz)).chunk(2, -1)
         n = torch.tanh(torch.addcmul(n, r, _product(bias, h, weight_n)))
-        h = torch.lerp(n, h, z)
+        h = torch.lerp(n, h.to(n.dtype), z)
         hs.append(h)
     return torch.stack(hs, -3), h
 

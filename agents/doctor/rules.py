@@ -26,7 +26,7 @@ FIRST_RATIO = 5e-3
 not moved; healthy runs of PPO and DQN on CartPole begin with 5e-3 and 3e-3 (calibrated)."""
 USUAL_KL = 0.02
 """How far one round of updates usually moves a policy, in nats."""
-TARGET_RESTS = 200
+TARGET_RESTS = 100
 """Updates after which a target network is brought up to date; 100 to 250 are usual here."""
 CUT = 500.0
 """Times its limit that a gradient is long in the median, before the limit sets the step; healthy
@@ -367,7 +367,8 @@ def vanishing(h: History) -> Evidence | None:
             if len(first.values) < FEWEST_ROWS or len(first.values) != len(last.values):
                 continue
             ratio = Series(first.at, first.values / np.maximum(last.values, 1e-30))
-            size = float(np.median(ratio.values))
+            # Where it comes to after all, the time before that is lost.
+            size = float(min(np.median(ratio.values), np.median(ratio.early())))
             if size < 1e-2 and np.median(last.values) > 0:
                 return Evidence(
                     f"The gradient of {learner}'s {names[0]} is {size:.1e} of that of {names[-1]}: "
@@ -532,7 +533,8 @@ def too_many_epochs(h: History) -> Evidence | None:
         if len(kl.values) < FEWEST_ROWS:
             continue
         # A policy that was thrown off and is certain now moves no more.
-        size = max(kl.middle(), float(np.median(kl.early())) / 2)
+        early = kl.early()
+        size = max(kl.middle(), float(np.median(early)) / 2, float(early.max()) / 10)
         if size < STATISTICS["kl"].high:
             continue
         epochs = h.setting("epochs")
@@ -888,7 +890,12 @@ def _clip_reward(h: History, why: str) -> Iterator[Advice]:
 
 
 def _often(h: History, updates: float) -> int:
-    """After how many updates to move the target, all of the way or the part of it that τ says."""
+    """After how many updates to move the target: those of a rollout where it learns from such.
+
+    From a replay all of the way, or the part of it that τ says.
+    """
+    if rollout := h.setting("rollout_size"):
+        return int(max(1, updates * rollout // h.steps))
     tau = h.setting("tau") or 1.0
     return int(max(1, tau * min(TARGET_RESTS, updates // 20)))
 

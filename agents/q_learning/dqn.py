@@ -195,14 +195,20 @@ class DQN(Agent):
         if c.munchausen:
             q = self.output(target_network, obs)
             return targets.munchausen(reward, discount, q, batch.action, output)
-        selector = self.output(self.network, next_obs) if c.double else output
+        # Quantiles that were drawn to be learned from would flatter the action they choose.
+        tau = self.value.fixed_fractions(self.device)
+        chooser = self.network if c.double else target_network
+        same = chooser is target_network and tau is None
+        selector = output if same else self.output(chooser, next_obs, tau)
         action = self.value.expectation(selector).argmax(-1)
         return self.value.target(reward, discount, of_action(output, action))
 
-    def output(self, network: nn.Module, obs: Tensor) -> Tensor:
-        """What a network says of every action, noisy layers and quantile fractions drawn anew."""
+    def output(self, network: nn.Module, obs: Tensor, tau: Tensor | None = None) -> Tensor:
+        """What a network says of every action, noisy layers drawn anew, at quantile fractions `tau`
+        or at new ones."""
         noise = self.network.sample_noise((len(obs),), self.noise) if self.network.noisy else None
-        return network(obs, noise, tau=self.value.fractions(len(obs), self.noise))["q"]
+        tau = self.value.fractions(len(obs), self.noise) if tau is None else tau
+        return network(obs, noise, tau=tau)["q"]
 
     def loss(
         self,

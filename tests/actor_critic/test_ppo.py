@@ -52,3 +52,14 @@ def test_a_steered_rate_is_resumed():
 def test_a_schedule_and_a_steered_rate_exclude_each_other():
     with pytest.raises(ValueError, match=r"adaptive_kl is 0\.01: use None with a schedule"):
         PPOConfig(adaptive_kl=0.01, optim=OptimConfig(schedule="linear"))
+    with pytest.raises(ValueError, match=r"adaptive_kl is 0\.01: .*warmup_steps=0 with it"):
+        PPOConfig(adaptive_kl=0.01, optim=OptimConfig(warmup_steps=1000))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_first_minibatch_has_ratio_one_in_any_precision(precision):
+    optim = {"precision": precision}
+    ppo, tasks = agent(epochs=1, batch_size=10**6, rollout_size=64, optim=optim)
+    metrics = ppo.update(next(batches(ppo, tasks)))
+    assert abs(metrics["kl"]) < 1e-10
+    assert metrics["clip_fraction"] == 0

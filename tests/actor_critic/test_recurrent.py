@@ -77,6 +77,16 @@ def test_the_first_minibatch_of_an_update_has_ratio_one():
 
 
 @BOTH
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_half_the_bits_do_for_a_memory(cls, kind):
+    network, optim = {"recurrent": kind}, {"precision": "bfloat16"}
+    agent = small(cls, looped(), rollout_size=60, network=network, optim=optim)
+    agent.update(next(batches(agent, looped())))
+    assert agent.learner.updates > 0
+    assert agent.learner.skipped == 0
+
+
+@BOTH
 @pytest.mark.parametrize("make", [looped, spending])
 def test_a_successor_is_valued_in_the_state_after_the_step_across_a_truncation(
     cls, make, monkeypatch

@@ -133,6 +133,17 @@ def test_a_step_too_long_is_shortened_and_none_is_taken_where_all_are():
     assert trpo.learner.updates == trpo.learner.skipped == 0
 
 
+def test_after_a_rollback_the_shorter_step_is_the_one_that_was_searched():
+    trpo = agent(spaces.Discrete(4), max_kl=0.05)
+    trpo.learner.lr_scale = 0.5
+    inputs = data(trpo)
+    _, kl, _ = trpo.improve(inputs)
+    with torch.no_grad():
+        _, aux = trpo.policy_loss(*inputs)
+    assert float(aux["kl"]) == pytest.approx(kl, rel=1e-3)
+    assert kl < 0.5**2 * 0.05 * 1.5
+
+
 def test_without_backtracking_it_is_the_natural_policy_gradient():
     npg, trpo = agent(spaces.Discrete(4), NPG), agent(spaces.Discrete(4), backtracks=0)
     inputs = data(npg)

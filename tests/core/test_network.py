@@ -231,6 +231,19 @@ def test_one_head_learns_the_trunk_of_the_other_only_where_they_share_it(shared)
 
 
 @pytest.mark.parametrize("shared", [False, True])
+def test_dropout_comes_before_normalisation(shared):
+    """Where all is dropped, a layer gives out what it adds after normalising."""
+    network = build(dropout=0.25, activation="relu", norm="layer", shared_trunk=shared)
+    torch.nn.init.constant_(network.trunk[0].norm_bias, 3.0)
+    hidden: list[Tensor] = []
+    network.trunk[0].register_forward_hook(lambda module, inputs, output: hidden.append(output))
+    noise = network.sample_noise((len(OBS),), generator())
+    assert noise is not None
+    network(OBS, [torch.zeros_like(u) for u in noise])
+    assert (hidden[0] == 3.0).all()
+
+
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("lead", [(500,), (20, 25)])
 def test_dropout_drops_its_share_and_keeps_the_mean_and_only_with_noise(shared, lead):
     network = build(dropout=0.25, activation="sigmoid", shared_trunk=shared, hidden_sizes=(8,))

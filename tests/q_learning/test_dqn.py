@@ -114,6 +114,25 @@ def test_a_distribution_is_that_of_the_action_with_the_best_expectation(cls, dou
     torch.testing.assert_close(agent.td_target(batch, batch.obs, batch.next_obs), expected)
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_the_quantiles_that_are_learned_from_do_not_choose_the_action(double, monkeypatch):
+    """Two actions are worth 0, one spread wide: drawn fractions would flatter it by chance."""
+    agent, batch = batch_of(IQN, double=double)
+
+    def output(network, obs, tau=None):
+        tau = agent.value.fractions(len(obs), agent.noise) if tau is None else tau
+        wide = 2.0 * torch.sqrt(torch.tensor(3.0)) * (tau - 0.5)  # of standard deviation 1
+        wide = wide.expand(len(obs), -1)
+        return torch.stack([wide, 0.001 * wide], dim=1)
+
+    monkeypatch.setattr(agent, "output", output)
+    obs = torch.zeros(20_000, 3)
+    zero = torch.zeros(len(obs))
+    batch = replace(batch, reward=zero, terminated=zero.bool())
+    target = agent.td_target(batch, obs, obs)
+    assert abs(target.mean().item()) < 0.01
+
+
 def spied(monkeypatch, agent, batch):
     """The arguments of the loss and of `reprioritize` in one update, and the step made."""
     told, steps = [], []
