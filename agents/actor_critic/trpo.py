@@ -78,8 +78,9 @@ class TRPO(Agent):
         self.policy = policy_for(self.action_space, self.config.policy)
         self.network = self.new_network({"policy": self.policy.head})
         self.critic = self.new_network({"value": "scalar"})
-        # A direction is the whole step: it is taken at a learning rate of 1.
-        whole = OptimConfig(optimizer="sgd", lr=1.0, stats_every=self.config.optim.stats_every)
+        # A direction is the whole step, taken at a learning rate of 1. There is one a rollout, and
+        # each is recorded, if any is.
+        whole = OptimConfig("sgd", lr=1.0, stats_every=min(1, self.config.optim.stats_every))
         self.learner = self.new_learner("policy", whole, network=self.network)
         self.value_learner = self.new_learner("value", critic=self.critic)
         self.memory = Rollout(self.config.rollout_size, device=self.device)

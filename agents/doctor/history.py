@@ -159,6 +159,11 @@ class History:
             value = value[key]
         return value
 
+    def path(self, learner: str, name: str) -> str:
+        """Where a learner has a setting: a critic may have an optim and a network of its own."""
+        own = f"{learner}_{name}"
+        return own if own.partition(".")[0] in self.config.get("config", {}) else name
+
     def names(self, learner: str) -> list[str]:
         """Every statistic of a learner that `series` knows and that was recorded."""
         columns = self.rows[learner][1].keys() - {"step", "update", "learner", "nonfinite"}

@@ -21,9 +21,9 @@ FEWEST_ROWS = 8
 """Rows of a statistic below which nothing is concluded from it."""
 USUAL_RATIO = 1e-3
 """The usual update / weight (Karpathy 2015; common practice since)."""
-FIRST_RATIO = 5e-3
+FIRST_RATIO = 1e-2
 """The same of Adam's first steps, which are its longest, since gradients agree where weights have
-not moved; healthy runs of PPO and DQN on CartPole begin with 5e-3 and 3e-3 (calibrated)."""
+not moved; PPO and DQN with their presets for CartPole begin with 6e-3 and 1.1e-2."""
 USUAL_KL = 0.02
 """How far one round of updates usually moves a policy, in nats."""
 TARGET_RESTS = 100
@@ -41,8 +41,6 @@ RISEN = 0.8
 LOST = 0.5
 """Share of what a run had gained at its best that is gone at its end, from which on it has been
 forgotten; what a healthy run of DQN loses comes back (calibrated)."""
-NOISE_FLOOR = 0.053
-"""Adam's signal to noise where gradients are independent noise, (1-β₁)/(1+β₁) at β₁ = 0.9."""
 
 
 def diagnose(history: History) -> list[Finding]:
@@ -80,7 +78,7 @@ def non_finite(h: History) -> Evidence | None:
                 (
                     Advice("look for NaN or infinity in what the environment gives: obs, reward"),
                     Advice("take the step again: python scripts/examine.py RUN --replay"),
-                    *_lower_lr(h, 10.0, "if it is finite: the weights have run away"),
+                    *_lower_lr(h, learner, 10.0, "if it is finite: the weights have run away"),
                 ),
                 "skipped_share",
                 learner,
@@ -219,10 +217,10 @@ def lr_too_high(h: History) -> Evidence | None:
     for learner in h.learners:
         ratio, norm = h.series("update_ratio", learner), h.series("weight_norm", learner)
         limit = STATISTICS["update_ratio"].high
-        if len(ratio.values) < FEWEST_ROWS:
+        if len(ratio.values) < FEWEST_ROWS or not _lr(h, learner):
             continue
         size = max(ratio.middle(), float(np.median(ratio.early())) / 3)
-        first, usual = _first_step(h)
+        first, usual = _first_step(h, learner)
         grown = float(np.median(norm.values)) / usual if usual else 0.0
         if size > limit:
             because = (
@@ -232,7 +230,7 @@ def lr_too_high(h: History) -> Evidence | None:
             factor = size / USUAL_RATIO
         elif first > 0.1 and (grown > 2.5 or ratio.values[0] > limit / 3):
             because = (
-                f"At a learning rate of {h.setting('optim.lr'):g} a first step moves weights by "
+                f"At a learning rate of {_lr(h, learner):g} a first step moves weights by "
                 f"{first:.0%} of themselves, and those of {learner} have run away: its largest "
                 f"layer is {grown:.1f} times as long as it began."
             )
@@ -241,7 +239,7 @@ def lr_too_high(h: History) -> Evidence | None:
             continue
         return Evidence(
             because,
-            _lower_lr(h, factor, "which brings updates to the usual size"),
+            _lower_lr(h, learner, factor, "which brings updates to the usual size"),
             "update_ratio",
             learner,
             float(ratio.at[0]) if first > 0.1 else ratio.began(ratio.values > limit / 3),
@@ -251,17 +249,17 @@ def lr_too_high(h: History) -> Evidence | None:
     return None
 
 
-def _first_step(h: History) -> tuple[float, float]:
+def _first_step(h: History, learner: str) -> tuple[float, float]:
     """What a first step of Adam's kind moves of the widest layer, and that layer's weight norm.
 
     An orthogonal square layer of n units and gain √2 has √(2n); a step of lr for each of its n²
     weights is n lr long. 0 where it cannot be told.
     """
-    units = max(h.setting("network.hidden_sizes") or (0,))
-    if not units or h.setting("optim.optimizer") not in ("adam", "adamw", "rmsprop"):
+    units = max(_own(h, learner, "network.hidden_sizes") or (0,))
+    if not units or _own(h, learner, "optim.optimizer") not in ("adam", "adamw", "rmsprop"):
         return 0.0, 0.0
     usual = math.sqrt(2 * units)
-    return units * (h.setting("optim.lr") or 0.0) / usual, usual
+    return units * _lr(h, learner) / usual, usual
 
 
 def lr_too_low(h: History) -> Evidence | None:
@@ -269,26 +267,18 @@ def lr_too_low(h: History) -> Evidence | None:
     for learner in h.learners:
         ratio = h.series("update_ratio", learner)
         limit = STATISTICS["update_ratio"].low
-        if len(ratio.values) < FEWEST_ROWS:
+        if len(ratio.values) < FEWEST_ROWS or not _lr(h, learner):
             continue
         size = float(np.median(ratio.early()))
         silent = h.series("zero_fraction", learner)  # no gradient is another thing
         if size < limit and float(np.median(silent.early())) < 0.9:
-            lr = h.setting("optim.lr")
             # Where the weights have not moved, every step is like a first one.
-            factor = min(FIRST_RATIO / max(size, 1e-12), 1e5)
+            lr = _lr(h, learner) * min(FIRST_RATIO / max(size, 1e-12), 1e5)
+            field = _field(h, learner, "optim.lr")
             return Evidence(
                 f"An update of {learner} moves the median layer by {size:.1e} of its weights; "
                 f"{USUAL_RATIO:.0e} is usual, and at this pace nothing is learned.",
-                (
-                    Advice(
-                        "which brings updates to the usual size",
-                        "agent.optim.lr",
-                        _round(lr * factor),
-                    ),
-                )
-                if lr
-                else (Advice("raise the learning rate"),),
+                (Advice("which brings updates to the usual size", field, _round(lr)),),
                 "update_ratio",
                 learner,
                 ratio.began(ratio.values < limit),
@@ -300,8 +290,8 @@ def lr_too_low(h: History) -> Evidence | None:
 
 def clip_sets_step(h: History) -> Evidence | None:
     """Every gradient is cut, and to a small part of its length."""
-    limit = h.setting("optim.max_grad_norm")
     for learner in h.learners:
+        limit = _own(h, learner, "optim.max_grad_norm")
         share, norm = h.series("clipped_share", learner), h.series("grad_norm", learner)
         if limit is None or len(share.values) < FEWEST_ROWS or not norm:
             continue
@@ -312,7 +302,13 @@ def clip_sets_step(h: History) -> Evidence | None:
                 f"{share.middle():.0%} of the gradients of {learner} are cut, to 1/{excess:.0f} of "
                 f"their length in the median: the limit {limit:g} sets the step, not the learning "
                 "rate.",
-                (Advice("which cuts only what is unusual", "agent.optim.max_grad_norm", value),),
+                (
+                    Advice(
+                        "which cuts only what is unusual",
+                        _field(h, learner, "optim.max_grad_norm"),
+                        value,
+                    ),
+                ),
                 "clipped_share",
                 learner,
                 share.began(share.values > 0.98),
@@ -338,9 +334,9 @@ def exploding(h: History) -> Evidence | None:
                 f"The gradient of {learner} is {top:.3g} long in the median and {spike:.3g} times "
                 f"that at its largest; from the start of the run it grew {grown:.3g}-fold.",
                 (
-                    *_limit(h, top),
-                    Advice("keep activations near 1", "agent.network.norm", "layer"),
-                    *_lower_lr(h, 10.0, "if it still grows"),
+                    *_limit(h, learner, top),
+                    Advice("keep activations near 1", _field(h, learner, "network.norm"), "layer"),
+                    *_lower_lr(h, learner, 10.0, "if it still grows"),
                 ),
                 "grad_norm_max",
                 learner,
@@ -370,13 +366,14 @@ def vanishing(h: History) -> Evidence | None:
             # Where it comes to after all, the time before that is lost.
             size = float(min(np.median(ratio.values), np.median(ratio.early())))
             if size < 1e-2 and np.median(last.values) > 0:
+                network = _field(h, learner, "network")
                 return Evidence(
                     f"The gradient of {learner}'s {names[0]} is {size:.1e} of that of {names[-1]}: "
                     f"on its way through {len(names)} layers it vanishes.",
                     (
-                        Advice("does not flatten", "agent.network.activation", "relu"),
-                        Advice("or keep activations near 1", "agent.network.norm", "layer"),
-                        Advice("or fewer layers", "agent.network.hidden_sizes", (64, 64)),
+                        Advice("does not flatten", f"{network}.activation", "relu"),
+                        Advice("or keep activations near 1", f"{network}.norm", "layer"),
+                        Advice("or fewer layers", f"{network}.hidden_sizes", (64, 64)),
                     ),
                     "grad_norm",
                     learner,
@@ -394,11 +391,13 @@ def noise(h: History) -> Evidence | None:
         if len(snr.values) < FEWEST_ROWS or not cosine:
             continue
         size, along = float(np.median(snr.values)), float(np.median(cosine.values))
-        if size < 1.2 * NOISE_FLOOR and abs(along) < 0.1 and _flat(h):
+        momentum = (_own(h, learner, "optim.betas") or (0.9,))[0]
+        floor = (1 - momentum) / (1 + momentum)  # what independent noise gives
+        if size < 1.2 * floor and abs(along) < 0.1 and _flat(h):
             batch = h.setting("batch_size")
             return Evidence(
                 f"The signal to noise of {learner}'s updates is {size:.3f}, where pure noise gives "
-                f"{NOISE_FLOOR}, and successive gradients have a cosine of {along:.2f}: the "
+                f"{floor:.3f}, and successive gradients have a cosine of {along:.2f}: the "
                 "updates go nowhere.",
                 (
                     Advice("averages more of it out", "agent.batch_size", int(batch) * 4)
@@ -408,7 +407,7 @@ def noise(h: History) -> Evidence | None:
                 ),
                 "snr",
                 learner,
-                snr.began(snr.values < 1.3 * NOISE_FLOOR),
+                snr.began(snr.values < 1.3 * floor),
                 0.5,
                 {"snr": size, "cosine": along},
             )
@@ -443,6 +442,7 @@ def _dormant(h: History, rising: bool) -> Evidence | None:
         early, late = float(np.median(share.early())), share.middle()
         if late < DEAD or rising != (early < 0.8 * late):
             continue
+        network = _field(h, learner, "network")
         what = (
             f"rose from {early:.0%} to {late:.0%}: it loses its capacity to learn"
             if rising
@@ -451,9 +451,9 @@ def _dormant(h: History, rising: bool) -> Evidence | None:
         return Evidence(
             f"The share of dead units in {learner}'s {worst} {what}.",
             (
-                Advice("keeps units in range", "agent.network.norm", "layer"),
-                Advice("or a unit that cannot die", "agent.network.activation", "tanh"),
-                *_lower_lr(h, 3.0, "or smaller steps"),
+                Advice("keeps units in range", f"{network}.norm", "layer"),
+                Advice("or a unit that cannot die", f"{network}.activation", "tanh"),
+                *_lower_lr(h, learner, 3.0, "or smaller steps"),
             ),
             "dormant",
             learner,
@@ -486,7 +486,7 @@ def entropy_collapse(h: History) -> Evidence | None:
                 Advice("keeps it trying", "agent.entropy_weight", max(0.01, _round(3 * weight)))
                 if weight is not None
                 else Advice("explore more"),
-                *_lower_lr(h, 3.0, "so that it does not rush"),
+                *_lower_lr(h, learner, 3.0, "so that it does not rush"),
                 Advice("check the scale of the rewards"),
             ),
             "entropy_ratio",
@@ -515,7 +515,7 @@ def constant_action(h: History) -> Evidence | None:
                 f"{share.middle():.0%} {what}: whatever it sees, it does the same.",
                 (
                     *_explore(h),
-                    *_lower_lr(h, 10.0, "the policy's outputs have run away"),
+                    *_lower_lr(h, learner, 10.0, "the policy's outputs have run away"),
                 ),
                 name,
                 learner,
@@ -547,7 +547,7 @@ def too_many_epochs(h: History) -> Evidence | None:
             f"A round of updates moves the policy by a KL divergence of {size:.2g} nats "
             f"({USUAL_KL} is usual) and {cut.middle():.0%} of the ratios are beyond the clip"
             + (f", in {epochs} epochs." if epochs else "."),
-            (*advice, *_lower_lr(h, 3.0, "or smaller steps")),
+            (*advice, *_lower_lr(h, learner, 3.0, "or smaller steps")),
             "kl",
             learner,
             float(kl.at[np.argmax(kl.values > STATISTICS["kl"].high)]),
@@ -576,7 +576,7 @@ def overestimation(h: History) -> Evidence | None:
                 "add up to: values feed on themselves.",
                 (
                     *_target(h),
-                    *_lower_lr(h, 10.0, "so that they do not run away"),
+                    *_lower_lr(h, learner, 10.0, "so that they do not run away"),
                     Advice("check terminated and truncated, and the discount", "agent.gamma", 0.99)
                     if (h.setting("gamma") or 0) > 0.99
                     else Advice("check that terminated is reported"),
@@ -601,7 +601,7 @@ def overestimation(h: History) -> Evidence | None:
         return Evidence(
             f"The agent expects {np.median(estimate[half:]):.3g} at the start of an episode and "
             f"gets {np.median(truth[half:]):.3g}, discounted: it over-estimates.",
-            (*_target(h), *_lower_lr(h, 3.0, "so that errors average out")),
+            (*_target(h), *_lower_lr(h, _critic(h), 3.0, "so that errors average out")),
             "",
             "",
             Series(at, estimate).began((estimate - truth) > 1.5 * scale),
@@ -788,12 +788,12 @@ def forgotten(h: History) -> Evidence | None:
         f"at {np.mean(last):.4g}: {lost:.0%} of what had been gained is lost.",
         (
             *(
-                [Advice("lets it settle", "agent.optim.schedule", "linear")]
-                if h.setting("optim.schedule") == "constant"
+                [Advice("lets it settle", _field(h, _critic(h), "optim.schedule"), "linear")]
+                if _own(h, _critic(h), "optim.schedule") == "constant"
                 else []
             ),
             *([] if weight is None else _explore(h)),
-            *_lower_lr(h, 3.0, "or smaller steps"),
+            *_lower_lr(h, _critic(h), 3.0, "or smaller steps"),
             Advice("the best is kept: python scripts/evaluate.py RUN --best"),
         ),
         "",
@@ -850,16 +850,36 @@ def _moved(h: History, learner: str, part: str) -> float:
     return float(np.median(ratios or [math.nan]))
 
 
-def _lower_lr(h: History, factor: float, why: str) -> tuple[Advice, ...]:
-    lr = h.setting("optim.lr")
-    return (Advice(why, "agent.optim.lr", _round(lr / factor)),) if lr else ()
+def _own(h: History, learner: str, name: str) -> Any:
+    """A setting as this learner has it."""
+    return h.setting(h.path(learner, name))
 
 
-def _limit(h: History, norm: float) -> Iterator[Advice]:
-    if h.setting("optim.max_grad_norm") is None:
-        yield Advice(
-            "cuts what is too long", "agent.optim.max_grad_norm", 0.5 if norm < 1e4 else 1.0
-        )
+def _field(h: History, learner: str, name: str) -> str:
+    """What advice calls a setting of this learner."""
+    return f"agent.{h.path(learner, name)}"
+
+
+def _critic(h: History) -> str:
+    """The learner that values are learned by: the one that is called so, or the only one."""
+    return "critic" if "critic" in h.learners else h.learners[0] if h.learners else ""
+
+
+def _lr(h: History, learner: str) -> float:
+    """Its learning rate; 0 for one that has none, as a trust region's policy."""
+    searched = learner == "policy" and h.setting("max_kl") is not None
+    return 0.0 if searched else _own(h, learner, "optim.lr") or 0.0
+
+
+def _lower_lr(h: History, learner: str, factor: float, why: str) -> tuple[Advice, ...]:
+    lr = _lr(h, learner)
+    return (Advice(why, _field(h, learner, "optim.lr"), _round(lr / factor)),) if lr else ()
+
+
+def _limit(h: History, learner: str, norm: float) -> Iterator[Advice]:
+    if _own(h, learner, "optim.max_grad_norm") is None:
+        limit = 0.5 if norm < 1e4 else 1.0
+        yield Advice("cuts what is too long", _field(h, learner, "optim.max_grad_norm"), limit)
 
 
 def _explore(h: History) -> Iterator[Advice]:

@@ -231,8 +231,8 @@ def test_the_learning_rate_advised_follows_from_how_far_updates_go() -> None:
 
 
 def test_a_learning_rate_that_moves_nothing_is_raised_to_where_first_steps_are_usual() -> None:
-    """Measured where weights have not moved: 5e-3 there is 1e-3 later."""
-    (finding,) = diagnose(history(gradients={"update_ratio": {"all": 5e-7}}))
+    """Measured where weights have not moved: 1e-2 there is 1e-3 later."""
+    (finding,) = diagnose(history(gradients={"update_ratio": {"all": 1e-6}}))
     advice = finding.evidence.advice[0]
     assert (advice.field, advice.value) == ("agent.optim.lr", pytest.approx(3e-4 * 1e4))
 
@@ -244,11 +244,52 @@ def test_the_epochs_advised_follow_from_how_far_a_round_goes(kl: float, epochs: 
     assert finding.evidence.advice[0].value == epochs
 
 
-@pytest.mark.parametrize(("tau", "every"), [(1.0, 200), (0.01, 2), (0.001, 1)])
+@pytest.mark.parametrize(("tau", "every"), [(1.0, 100), (0.02, 2), (0.001, 1)])
 def test_a_target_that_moves_a_part_of_the_way_moves_more_often(tau: float, every: int) -> None:
     case = CASES["target_never_moves"]
-    (finding,) = diagnose(history(case["updates"], config={**case["config"], "tau": tau}))
+    replayed = {**case["config"], "rollout_size": None, "tau": tau}
+    (finding,) = diagnose(history(case["updates"], config=replayed))
     assert finding.evidence.advice[0].value == every
+
+
+def test_a_target_of_what_learns_from_rollouts_moves_with_each() -> None:
+    case = CASES["target_never_moves"]
+    (finding,) = diagnose(history(case["updates"], config={**case["config"], "rollout_size": 1000}))
+    assert finding.evidence.advice[0].value == 160  # of 6,400 updates in 40,000 steps
+
+
+def test_a_critic_with_settings_of_its_own_is_judged_and_advised_by_them() -> None:
+    """As in SAC: the actor's learning rate is none of the critic's business."""
+
+    def renamed(h: History) -> History:
+        critic = {"ppo": "critic"}
+        for table in (h.updates, h.gradients):
+            table["learner"] = np.array([critic[name] for name in table["learner"]], object)
+        return h
+
+    network = {**CONFIG["config"]["network"], "norm": "layer", "hidden_sizes": [64] * 3}
+    settings = {"critic_optim": optim(lr=3e-2)["optim"], "critic_network": network}
+    high = renamed(history(gradients={"update_ratio": {"all": 0.1}}, config=settings))
+    assert diagnose(high)[0].evidence.advice[0].flag == "--agent.critic-optim.lr 0.0003"
+    vanishing = renamed(history(**CASES["vanishing"], config=settings))
+    fields = [advice.field for advice in diagnose(vanishing)[0].evidence.advice]  # norm it has
+    assert fields == ["agent.critic_network.activation", "agent.critic_network.hidden_sizes"]
+
+
+@pytest.mark.parametrize(("momentum", "found"), [(0.9, False), (0.5, True)])
+def test_what_is_noise_depends_on_adams_memory(momentum: float, found: bool) -> None:
+    """Of independent gradients Adam's two moments leave a tenth, or with β₁ = 0.5 a third."""
+    betas = optim(betas=[momentum, 0.999])
+    h = history(updates={"snr": 0.3, "cosine": 0.001}, returns=FLAT, config=betas)
+    names = [finding.rule.name for finding in diagnose(h)]
+    assert ("noise" in names) == found
+
+
+def test_a_searched_step_has_no_learning_rate_to_judge() -> None:
+    h = history(gradients={"update_ratio": {"all": 0.1}}, config={"max_kl": 0.01})
+    for table in (h.updates, h.gradients):
+        table["learner"] = np.full(len(table["learner"]), "policy", object)
+    assert diagnose(h) == []
 
 
 def test_a_return_that_rises_and_falls_by_chance_was_not_lost() -> None:
