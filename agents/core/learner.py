@@ -292,10 +292,6 @@ class Learner:
 
         return product
 
-    def hvp(self, loss: Loss, vector: Tensor, *inputs: Any) -> Tensor:
-        """The product of the loss's Hessian with one flat `vector`."""
-        return self.hessian(loss, *inputs)(vector)
-
     def state_dict(self) -> dict[str, Any]:
         """Weights, moments and counters: all that later steps depend on."""
         return {
