@@ -48,7 +48,8 @@ class Settings(Generic[Config]):
     """Environments that are stepped side by side."""
     backend: Backend = "auto"
     """How they are stepped: one by one (loop), as arrays (vector), in EnvPool's threads (envpool),
-    or the fastest in which a seed means what it means in the others (auto)."""
+    or as is fastest while a seed means what it did before there were arrays (auto); only Atari goes
+    to EnvPool where it is installed, with other episodes from a seed and no exact resume."""
     eval_every: int | None = None
     """Steps between evaluations; 0: only at the end, None: 1/50 of the run, 1000 at least."""
     eval_episodes: int = 20
