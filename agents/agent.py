@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -23,10 +21,10 @@ from agents.core.files import (
     check_types,
     config_from_json,
     config_to_json,
-    own_version,
     read_arrays,
     space_from_json,
     space_to_json,
+    versions,
     write_arrays,
 )
 from agents.core.learner import Learner, Target
@@ -362,9 +360,14 @@ class Agent:
 
     def learned(self, reward: np.ndarray) -> np.ndarray:
         """Rewards of the environment as the agent learns from them now, clipped and scaled."""
-        if self.config.clip_reward:
-            reward = np.where(np.isfinite(reward), np.sign(reward), reward)
+        reward = self._clipped(reward)
         return reward if self.reward_scaler is None else reward * self.reward_scaler.scale
+
+    def _clipped(self, reward: np.ndarray) -> np.ndarray:
+        """Their signs, if it learns from these; what is not finite stays so, for the guard."""
+        if not self.config.clip_reward:
+            return reward
+        return np.where(np.isfinite(reward), np.sign(reward), reward)
 
     def scaled(self, reward: Tensor) -> Tensor:
         """Rewards as the agent learns from them."""
@@ -471,13 +474,11 @@ class Agent:
         if self.reward_scaler is not None:
             self.reward_scaler.observe(transition.reward, transition.done, valid)
         reward = np.asarray(transition.reward, np.float32)
-        if self.config.clip_reward:  # here, for a memory may sum several of them
-            reward = np.where(np.isfinite(reward), np.sign(reward), reward)
         self.memory.add(
             Transition(
                 obs,
                 self.actions.flatten(transition.action),
-                reward,
+                self._clipped(reward),  # here, for a memory may sum several of them
                 next_obs,
                 transition.terminated,
                 transition.truncated,
@@ -535,13 +536,7 @@ class Agent:
             "steps": self.steps,
             "normalizers": normalizers,
             "trunk": "own" if self._trunk is not None else "built",
-            "versions": {
-                "chainrule": own_version(),
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "gymnasium": gymnasium.__version__,
-            },
+            "versions": versions(),
         }
         write_arrays(path, arrays, header)
 

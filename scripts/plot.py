@@ -28,6 +28,7 @@ try:
 
     # isort: split
     from agents.doctor.history import Layers, Table, layers_of, part_of, positions, rows_of
+    from agents.doctor.statistics import STATISTICS
     from agents.runner.arguments import bad_input, guarded, parse
     from agents.runner.results import (
         Run,
@@ -308,7 +309,8 @@ def _heat_map(panel: Axes, learners: Sequence[Layers]) -> Any:
 
 def _update_ratio(panel: Axes, learners: Sequence[Layers]) -> None:
     """Each layer's update over its weights: the median, and where 80% of the records lie."""
-    panel.axvspan(1e-5, 1e-2, color="#009e73", alpha=0.1, lw=0)
+    band = STATISTICS["update_ratio"]
+    panel.axvspan(band.low, band.high, color="#009e73", alpha=0.1, lw=0)
     panel.axvline(1e-3, color="#009e73", lw=0.8, alpha=0.6)
     row = 0
     for learner in learners:
@@ -321,8 +323,8 @@ def _update_ratio(panel: Axes, learners: Sequence[Layers]) -> None:
             row += 1
     panel.set_xscale("log")
     left, right = panel.get_xlim()
-    panel.set_xlim(min(left, 5e-6), max(right, 2e-2))
-    panel.set_xticks([1e-5, 1e-3, 1e-1][: 2 + (right > 5e-2)])
+    panel.set_xlim(min(left, band.low / 2), max(right, 2 * band.high))
+    panel.set_xticks([1e-5, 1e-3, 1e-1][: 2 + (right > 2 * band.high)])
     panel.xaxis.set_minor_locator(NullLocator())
     panel.tick_params(axis="y", left=False, labelleft=False)
     panel.set_xlabel("update / weight,\nusual in green")

@@ -116,9 +116,8 @@ class CrossQ(Agent):
 
     def estimate(self, obs: Tensor) -> Tensor:
         """The least that a critic expects, with what entropy to come is worth in it."""
-        still = torch.zeros(len(obs), self.bounds.size, device=self.device)
-        action, _ = self.policy.draw(self.actor_network(obs)["policy"], still)
-        return self.q_values(obs, action).amin(0)
+        still = self.policy.still(self.actor_network(obs)["policy"])
+        return self.q_values(obs, still).amin(0)
 
     def update(self, batch: Transition) -> Metrics:
         c, count = self.config, len(batch.reward)
@@ -126,7 +125,7 @@ class CrossQ(Agent):
         temperature, discount = self.temperature().detach(), batch.discount(c.gamma)
         with torch.no_grad():  # the policy as it acts, by its running statistics
             policy = self.actor_network(next_obs)["policy"]
-            next_action, log_prob = self.policy.draw(policy, self.standard_normal(count))
+            next_action, log_prob = self.policy.draw(policy, self.policy.noise(count, self.noise))
             reward = self.scaled(batch.reward) - discount * temperature * log_prob
         step = self.critic_learner.minimize(
             self.critic_loss,
@@ -144,7 +143,7 @@ class CrossQ(Agent):
         """One step of the actor, and of the temperature towards the entropy that it is to hold."""
         nets = self.actor_network, self.critics
         dropout = [net.sample_noise((len(obs),), self.noise) for net in nets]
-        inputs = obs, self.standard_normal(len(obs)), temperature, *dropout
+        inputs = obs, self.policy.noise(len(obs), self.noise), temperature, *dropout
         step = self.actor_learner.minimize(self.actor_loss, *inputs)
         if self.temperature_learner is not None and not step.skipped:
             step = self.temperature_learner.minimize(self.temperature_loss, step.aux["log_prob"])
@@ -193,8 +192,3 @@ class CrossQ(Agent):
         c = self.config
         held = -float(self.bounds.size) if c.target_entropy is None else c.target_entropy
         return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}
-
-    def standard_normal(self, count: int) -> Tensor:
-        """Noise `(count, A)` that actions are drawn with in an update."""
-        shape = count, self.bounds.size
-        return torch.randn(shape, generator=self.noise, device=self.device)

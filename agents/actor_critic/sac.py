@@ -141,9 +141,8 @@ class SAC(Agent):
 
     def estimate(self, obs: Tensor) -> Tensor:
         """The least that a critic expects, with what entropy to come is worth in it."""
-        still = torch.zeros(len(obs), self.bounds.size, device=self.device)
-        action, _ = self.policy.draw(self.actor_network(obs)["policy"], still)
-        return self.q_values(obs, action).amin(0)
+        still = self.policy.still(self.actor_network(obs)["policy"])
+        return self.q_values(obs, still).amin(0)
 
     def update(self, batch: Transition) -> Metrics:
         c, count = self.config, len(batch.reward)
@@ -161,7 +160,7 @@ class SAC(Agent):
         """One step of the actor, and of the temperature towards the entropy that it is to hold."""
         lead, temperature = (len(obs),), self.temperature().detach()
         dropout = [net.sample_noise(lead, self.noise) for net in (self.actor_network, self.critics)]
-        inputs = obs, self.standard_normal(len(obs)), temperature, *dropout
+        inputs = obs, self.policy.noise(len(obs), self.noise), temperature, *dropout
         step = self.actor_learner.minimize(self.actor_loss, *inputs)
         if self.temperature_learner is not None and not step.skipped:
             step = self.temperature_learner.minimize(self.temperature_loss, step.aux["log_prob"])
@@ -172,7 +171,7 @@ class SAC(Agent):
         """r + γ (min_k Q_target,k(s', a') - α log π(a'|s')), `(B,)`, or its quantiles `(B, m)`."""
         c, count = self.config, len(next_obs)
         policy = self.actor_network(next_obs)["policy"]
-        next_action, log_prob = self.policy.draw(policy, self.standard_normal(count))
+        next_action, log_prob = self.policy.draw(policy, self.policy.noise(count, self.noise))
         dropout = self.critics.sample_noise((count,), self.noise)
         q = self.target.modules["critics"](next_obs, dropout, action=next_action)["q"]
         if c.quantiles:
@@ -217,11 +216,6 @@ class SAC(Agent):
         c = self.config
         held = -float(self.bounds.size) if c.target_entropy is None else c.target_entropy
         return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}
-
-    def standard_normal(self, count: int) -> Tensor:
-        """Noise `(count, A)` that actions are drawn with in an update."""
-        shape = count, self.bounds.size
-        return torch.randn(shape, generator=self.noise, device=self.device)
 
 
 # SAC by other names: each only says where it begins. -------------------------------------------

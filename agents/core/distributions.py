@@ -193,6 +193,10 @@ class SquashedGaussian:
     def head(self) -> Head:
         return replace(self.normal.head, gain=1.0)
 
+    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Standard normal noise `(count, size)` for `draw`, where the generator is."""
+        return torch.randn((count, self.size), generator=generator, device=generator.device)
+
     def draw(self, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions `(..., size)`, differentiable in the output, and log p of each, `(...,)`.
 
@@ -202,6 +206,10 @@ class SquashedGaussian:
         u = torch.addcmul(mean, log_std.exp(), noise)
         normal = 0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)
         return u.tanh(), -(normal + log_slope_of_tanh(u)).sum(-1)
+
+    def still(self, output: Tensor) -> Tensor:
+        """Actions `(..., size)` without noise: what the means become."""
+        return self.normal.parts(output)[0].tanh()
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """log p(action), `(...,)`, for actions `(..., size)` in (-1, 1)."""

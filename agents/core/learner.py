@@ -292,19 +292,11 @@ class Learner:
 
         return product
 
-    def hvp(self, loss: Loss, vector: Tensor, *inputs: Any) -> Tensor:
-        """The product of the loss's Hessian with one flat `vector`."""
-        return self.hessian(loss, *inputs)(vector)
-
     def state_dict(self) -> dict[str, Any]:
         """Weights, moments and counters: all that later steps depend on."""
         return {
             "vector": self.flat.vector.clone(),
-            "buffers": {
-                f"{key}.{name}": buffer.clone()
-                for key, module in self.modules.items()
-                for name, buffer in module.named_buffers()
-            },
+            "buffers": _saved_buffers(self.modules),
             "moments": {name: moment.clone() for name, moment in self.moments.items()},
             "updates": self.updates,
             "skipped": self.skipped,
@@ -323,9 +315,7 @@ class Learner:
                 f"has {vector.numel()}: it was saved with another network"
             )
         self.flat.vector.copy_(vector)
-        for key, module in self.modules.items():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(torch.as_tensor(state["buffers"][f"{key}.{name}"]))
+        _restore_buffers(self.modules, state["buffers"])
         for name, moment in self.moments.items():
             moment.copy_(torch.as_tensor(state["moments"][name]))
         for name in ("updates", "skipped", "env_steps", "planned", "lr_scale"):
@@ -362,21 +352,26 @@ class Target:
 
     def state_dict(self) -> dict[str, Any]:
         """The target's weights and buffers."""
-        return {
-            "vector": self.vector.clone(),
-            "buffers": {
-                f"{key}.{name}": buffer.clone()
-                for key, module in self.modules.items()
-                for name, buffer in module.named_buffers()
-            },
-        }
+        return {"vector": self.vector.clone(), "buffers": _saved_buffers(self.modules)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts back what `state_dict` gave."""
         self.vector.copy_(torch.as_tensor(state["vector"]))
-        for key, module in self.modules.items():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(torch.as_tensor(state["buffers"][f"{key}.{name}"]))
+        _restore_buffers(self.modules, state["buffers"])
+
+
+def _saved_buffers(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{key}.{name}": buffer.clone()
+        for key, module in modules.items()
+        for name, buffer in module.named_buffers()
+    }
+
+
+def _restore_buffers(modules: Mapping[str, nn.Module], saved: Mapping[str, Any]) -> None:
+    for key, module in modules.items():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(torch.as_tensor(saved[f"{key}.{name}"]))
 
 
 class _Holder(nn.Module):

@@ -104,11 +104,6 @@ class Observations:
             array = array.reshape(*array.shape[:lead], -1)
         return np.ascontiguousarray(array, self.dtype)
 
-    def is_batch(self, obs: Any) -> bool:
-        """Whether `obs` has leading axes before the shape of the space."""
-        part, value = self.parts[0], _values(self.space, obs)[0]
-        return np.ndim(value) > len(part.shape or ())
-
     def expand(self, flat: Tensor) -> Tensor:
         """Stored observations `(..., size)` as float32 features `(..., features)`.
 

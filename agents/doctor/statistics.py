@@ -23,11 +23,6 @@ class Statistic:
     log: bool = False
     """Whether it is read on a logarithmic scale."""
 
-    @property
-    def banded(self) -> bool:
-        """Whether there is a healthy band."""
-        return math.isfinite(self.low) or math.isfinite(self.high)
-
 
 STATISTICS = {
     "grad_norm": Statistic("Gradient norm", "Length of the gradient before clipping.", log=True),

@@ -75,14 +75,15 @@ def _start(cls: type[Agent], argv: Sequence[str], presets: Path) -> int:
             print(f"threads: {a.threads}, by measurement", file=sys.stderr)
         torch.set_num_threads(int(a.threads))
         training, agent = build(cls, a)
+        config = to_json(cls, a, shlex.join(command))
         if resuming:
             way = "as it was begun"
         else:
             way = "with the preset for it" if preset else "without a preset"
             with bad_input():
-                begin(folder, to_json(cls, a, shlex.join(command)), a.overwrite)
+                begin(folder, config, a.overwrite)
         heading = f"training {cls.name} in {a.env} {way}, in the folder {folder}"
-        return _train(agent, training, a, folder, heading, command)
+        return _train(agent, training, a, folder, heading, command, config)
 
 
 def _train(
@@ -92,6 +93,7 @@ def _train(
     folder: Path,
     heading: str,
     command: list[str],
+    config: dict[str, Any],
 ) -> int:
     health = Health(folder) if a.progress else None
     progress = Progress(heading=heading, health=health) if a.progress else None
@@ -100,9 +102,9 @@ def _train(
         if a.tensorboard:
             mirrors.append(TensorBoard(folder / "tensorboard"))
         if a.wandb:
-            mirrors.append(Wandb(folder, PROJECT, to_json(type(agent), a, shlex.join(command))))
+            mirrors.append(Wandb(folder, PROJECT, config))
         if a.trackio:
-            mirrors.append(Trackio(folder, PROJECT, to_json(type(agent), a, shlex.join(command))))
+            mirrors.append(Trackio(folder, PROJECT, config))
     evaluate = Evaluate(
         envs.make(a.env, num_envs=min(a.eval_episodes, 20)),
         a.eval_every or 0,

@@ -7,20 +7,17 @@ A setting is the command line's, else the preset's for the environment, else the
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import gymnasium
-import numpy as np
 import torch
 import tyro
 
 from agents.agent import Agent
-from agents.core.files import check_types, config_from_json, config_to_json, own_version
+from agents.core.files import check_types, config_from_json, config_to_json, versions
 from agents.runner.arguments import MAX_THREADS, BadInput, check_ranges, parse, parse_known
 from agents.runner.checkpoint import verify_config
 from agents.runner.evaluate import MAX_EPISODE_STEPS
@@ -51,7 +48,8 @@ class Settings(Generic[Config]):
     """Environments that are stepped side by side."""
     backend: Backend = "auto"
     """How they are stepped: one by one (loop), as arrays (vector), in EnvPool's threads (envpool),
-    or the fastest in which a seed means what it means in the others (auto)."""
+    or as is fastest while a seed means what it did before there were arrays (auto); only Atari goes
+    to EnvPool where it is installed, with other episodes from a seed and no exact resume."""
     eval_every: int | None = None
     """Steps between evaluations; 0: only at the end, None: 1/50 of the run, 1000 at least."""
     eval_episodes: int = 20
@@ -193,13 +191,7 @@ def to_json(agent: type[Agent], a: Arguments[Any], command: str) -> dict[str, An
         "agent": agent.name,
         **settings,
         "config": config,
-        "versions": {
-            "chainrule": own_version(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "gymnasium": gymnasium.__version__,
-        },
+        "versions": versions(),
         "command": command,
     }
 

@@ -45,7 +45,7 @@ def test_the_target_is_the_least_critic_and_the_entropy_discounted(tasks, settin
     state = agent.noise.get_state()
     target = agent.td_target(batch, batch.next_obs)
     agent.noise.set_state(state)
-    noise = agent.standard_normal(8)
+    noise = agent.policy.noise(8, agent.noise)
     with torch.no_grad():
         mean, log_std = agent.actor_network(batch.next_obs)["policy"].double().chunk(2, -1)
         normal = torch.distributions.Normal(mean, log_std.exp())
@@ -100,7 +100,7 @@ def test_the_actor_moves_by_its_own_loss_alone_and_pays_for_no_other_gradient(ta
     agent, batch = learned(SAC, tasks)
     critic = agent.critic_learner.flat
     weights, gradient = critic.vector.clone(), critic.gradient.clone()
-    noise = agent.standard_normal(8)
+    noise = agent.policy.noise(8, agent.noise)
     with FlopCounterMode(display=False) as forward:
         agent.actor_loss(batch.obs, noise, agent.temperature().detach(), None, None)
     with FlopCounterMode(display=False) as both:

@@ -83,7 +83,6 @@ def test_the_hessian_of_the_divergence_is_the_fisher_matrix(name):
     for seed in range(3):
         v = torch.randn(len(matrix), generator=torch.Generator().manual_seed(seed))
         torch.testing.assert_close(product(v), matrix @ v, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(trpo.learner.hvp(trpo.divergence, v, obs, output), product(v))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -463,7 +463,7 @@ def test_a_target_moves_a_share_of_the_way_and_copies_buffers(tau):
 
 
 @pytest.mark.parametrize("make", [build, Tied])
-def test_hvp_is_the_hessian_times_a_vector(make):
+def test_the_product_is_the_hessian_times_a_vector(make):
     module = make().double()
     learner = Learner({"net": module}, OptimConfig())
     x, y = (z.double() for z in data(1)[0])
@@ -474,10 +474,10 @@ def test_hvp_is_the_hessian_times_a_vector(make):
         return sum(loss(w, x, y)[0].values())
 
     matrix = jacrev(grad(total))(weights.clone())
+    product = learner.hessian(fit(module), x, y)
     for seed in range(3):
         vector = torch.randn(len(weights), generator=torch.Generator().manual_seed(seed)).double()
-        product = learner.hvp(fit(module), vector, x, y)
-        torch.testing.assert_close(product, matrix @ vector)
+        torch.testing.assert_close(product(vector), matrix @ vector)
     assert not learner.flat.gradient.any()
 
 

@@ -671,8 +671,6 @@ def test_a_batch_of_the_environments_is_flattened_row_by_row(space):
     np.testing.assert_array_equal(
         observations.flatten(stacked), [observations.flatten(row) for row in rows]
     )
-    assert observations.is_batch(stacked)
-    assert not observations.is_batch(rows[0])
 
 
 def test_an_observation_of_another_shape_is_refused():
