@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -23,10 +21,10 @@ from agents.core.files import (
     check_types,
     config_from_json,
     config_to_json,
-    own_version,
     read_arrays,
     space_from_json,
     space_to_json,
+    versions,
     write_arrays,
 )
 from agents.core.learner import Learner, Target
@@ -535,13 +533,7 @@ class Agent:
             "steps": self.steps,
             "normalizers": normalizers,
             "trunk": "own" if self._trunk is not None else "built",
-            "versions": {
-                "chainrule": own_version(),
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "gymnasium": gymnasium.__version__,
-            },
+            "versions": versions(),
         }
         write_arrays(path, arrays, header)
 

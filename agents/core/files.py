@@ -12,6 +12,7 @@ import hashlib
 import json
 import numbers
 import os
+import platform
 import types
 import typing
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -40,12 +42,19 @@ class CheckpointError(ValueError):
     """A file that cannot be loaded: missing, truncated, tampered with, or not one of ours."""
 
 
-def own_version() -> str:
-    """The version of chainrule that is installed."""
+def versions() -> dict[str, str]:
+    """The versions of what a run or an agent was made with."""
     try:
-        return version("chainrule")
+        own = version("chainrule")
     except PackageNotFoundError:
-        return "not installed"
+        own = "not installed"
+    return {
+        "chainrule": own,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "gymnasium": gymnasium.__version__,
+    }
 
 
 # Whole files ------------------------------------------------------------------------------------

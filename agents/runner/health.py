@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.core.files import config_to_json
 from agents.doctor.finding import Finding
 from agents.doctor.rules import diagnose
 from agents.doctor.verdict import HEALTHY, Verdict, verdict
@@ -42,13 +41,7 @@ class Health(Callback):
 
     def look(self, run: Run) -> None:
         """Diagnose what was recorded so far."""
-        config = {
-            "agent": run.agent.name,
-            "steps": run.steps,
-            "num_envs": run.envs.num_envs,
-            "config": config_to_json(run.agent.config),
-        }
-        history = read_history(self.folder, config)
+        history = read_history(self.folder, run.to_json())
         if history.updates:
             self.findings = diagnose(history)
             self.verdict = verdict(history, self.findings)

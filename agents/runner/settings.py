@@ -7,20 +7,17 @@ A setting is the command line's, else the preset's for the environment, else the
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import gymnasium
-import numpy as np
 import torch
 import tyro
 
 from agents.agent import Agent
-from agents.core.files import check_types, config_from_json, config_to_json, own_version
+from agents.core.files import check_types, config_from_json, config_to_json, versions
 from agents.runner.arguments import MAX_THREADS, BadInput, check_ranges, parse, parse_known
 from agents.runner.checkpoint import verify_config
 from agents.runner.evaluate import MAX_EPISODE_STEPS
@@ -193,13 +190,7 @@ def to_json(agent: type[Agent], a: Arguments[Any], command: str) -> dict[str, An
         "agent": agent.name,
         **settings,
         "config": config,
-        "versions": {
-            "chainrule": own_version(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "gymnasium": gymnasium.__version__,
-        },
+        "versions": versions(),
         "command": command,
     }
 
@@ -214,6 +205,11 @@ def _begun(agent: type[Agent], folder: Path) -> Settings[Any] | None:
         return None
     verify_config(folder)
     run = read_run(folder)
+    if "command" not in run.config:
+        raise BadInput(
+            f"{folder} holds a run that no script began: go on with it from where it was begun, or "
+            "choose another --out"
+        )
     if run.agent != agent.name:
         raise BadInput(f"{folder} holds a run of {run.agent}, not of {agent.name}")
     try:

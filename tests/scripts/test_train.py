@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 
 import envs
+from agents import Checkpoint, Recorder, train
 from agents.actor_critic.a2c import A2C
 from agents.q_learning.dqn import DQN
 from agents.runner import cli
@@ -316,6 +317,17 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(run, tmp_path, monkeyp
     assert code == 0
     assert out.startswith("evaluation: mean_return=")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_that_no_script_began_is_not_resumed_by_one(run, tmp_path):
+    tasks = envs.make("CartPole-v1", num_envs=2)
+    agent = A2C(tasks.observation_space, tasks.action_space)
+    train(agent, tasks, 100, [Recorder(tmp_path / "x"), Checkpoint(tmp_path / "x")])
+    before = files(tmp_path)
+    code, out, err = run(*SHORT, "--out", "x", "--resume")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "x holds a run that no script began" in err
+    assert files(tmp_path) == before
 
 
 def test_a_finished_run_is_left_alone(run, tmp_path):
