@@ -45,9 +45,11 @@ from agents.q_learning.dqn import (
 )
 from agents.q_learning.pqn import PQN, PQNConfig
 from agents.q_learning.stream_q import StreamQ, StreamQConfig
-from agents.runner.callbacks import Evaluate
+from agents.runner.callbacks import Evaluate, Interrupt
 from agents.runner.checkpoint import Checkpoint
 from agents.runner.evaluate import Evaluation, evaluate
+from agents.runner.guard import Guard
+from agents.runner.health import Health
 from agents.runner.presets import preset_for
 from agents.runner.progress import Progress
 from agents.runner.recorder import Recorder
@@ -97,7 +99,10 @@ __all__ = [
     "Evaluation",
     "ExpectedSARSA",
     "ExpectedSARSAConfig",
+    "Guard",
+    "Health",
     "IQNConfig",
+    "Interrupt",
     "NPGConfig",
     "NetworkConfig",
     "OptimConfig",

@@ -65,7 +65,9 @@ def make(
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}: use 1 or more")
     form = _vector_form(spec(id), num_envs, backend, options)
-    return VectorEnv(form or [make_one(id, **options) for _ in range(num_envs)], seed)
+    made = VectorEnv(form or [make_one(id, **options) for _ in range(num_envs)], seed)
+    made.id = id  # with its module, which the environments do not know
+    return made
 
 
 def _vector_form(

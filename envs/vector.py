@@ -64,6 +64,10 @@ class VectorEnv:
             self._envs = _Vectorized(env)
         else:
             self._envs = _Looped([env] if isinstance(env, gymnasium.Env) else list(env))
+        single = self._envs.single
+        known: Any = env if single is None else single
+        self.id = _id(known.unwrapped)
+        """By which `make` makes them again; the name of a class that has no id with Gymnasium."""
         self.num_envs: int = self._envs.num_envs
         self.observation_space: spaces.Space[Any] = self._envs.observation_space
         """Of one environment."""
@@ -191,6 +195,10 @@ class VectorEnv:
 
 
 Judge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Any]]
+
+
+def _id(env: Any) -> str:
+    return env.spec.id if env.spec is not None else type(env).__name__
 
 
 class _Looped:

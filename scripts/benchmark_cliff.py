@@ -13,28 +13,34 @@ of the first seed. The last line gives the means over the seeds.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+try:
+    import math
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+    from typing import Any
 
-import envs
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
 
-# isort: split
-from agents import (
-    PQN,
-    SARSA,
-    Agent,
-    Callback,
-    OptimConfig,
-    PQNConfig,
-    Run,
-    SARSAConfig,
-    train,
-)
-from agents.runner.arguments import BadInput, bad_input, parse
+    import envs
+
+    # isort: split
+    from agents import (
+        PQN,
+        SARSA,
+        Agent,
+        Callback,
+        OptimConfig,
+        PQNConfig,
+        Run,
+        SARSAConfig,
+        train,
+    )
+    from agents.runner.arguments import bad_input, check_ranges, guarded, parse
+except KeyboardInterrupt:  # while this takes its time
+    sys.exit(130)
 
 ENV, ROWS, COLUMNS = "CliffWalking-v1", 4, 12
 START, GOAL = 36, 47
@@ -142,9 +148,8 @@ def drawing(path: list[int]) -> str:
 
 def compare(options: Options) -> None:
     """Train both agents and print what came of it. Raises BadInput."""
-    for name in ("seeds", "episodes", "max_episode_steps"):
-        if (value := getattr(options, name)) < 1:
-            raise BadInput(f"--{name.replace('_', '-')} {value}: use 1 or more")
+    positive = (1, math.inf)
+    check_ranges(options, seeds=positive, episodes=positive, max_episode_steps=positive)
     with bad_input():
         agents = {"sarsa": sarsa(options), "q_learning": q_learning(options)}
     torch.set_num_threads(1)
@@ -164,13 +169,14 @@ def compare(options: Options) -> None:
     print(" ".join(f"{name}={mean:.1f}" for name, mean in means.items()))
 
 
-def main(argv: list[str] | None = None) -> int:
-    try:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 2 with one line for bad input."""
+
+    def run() -> int:
         compare(parse(Options, sys.argv[1:] if argv is None else argv))
-    except BadInput as error:
-        print(f"benchmark_cliff.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return guarded("benchmark_cliff.py", run)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,26 @@ Prints a table of the episodes of solving and the wall time; the last line count
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import mean
-from typing import Any
 
-import torch
+try:
+    import math
+    import time
+    from collections.abc import Sequence
+    from dataclasses import dataclass, replace
+    from statistics import mean
+    from typing import Any
 
-import envs
+    import torch
 
-# isort: split
-from agents import DQN, Agent, BootstrappedDQN, Callback, Run, preset_for, train
-from agents.core.network import NetworkConfig
-from agents.runner.arguments import BadInput, bad_input, parse
-from envs.deep_sea import ID, solved
+    import envs
+
+    # isort: split
+    from agents import DQN, Agent, BootstrappedDQN, Callback, Run, preset_for, train
+    from agents.core.network import NetworkConfig
+    from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
+    from envs.deep_sea import ID, solved
+except KeyboardInterrupt:  # while this takes its time
+    sys.exit(130)
 
 ROSTER: dict[str, tuple[type[Agent], dict[str, Any]]] = {
     "bootstrapped_dqn": (BootstrappedDQN, {}),
@@ -96,9 +101,9 @@ def compare(options: Options) -> None:
     for name in options.agents:
         if name not in ROSTER:
             raise BadInput(f"--agents {name}: there is {', '.join(ROSTER)}")
-    for name in ("seeds", "size", "episodes"):
-        if (value := getattr(options, name)) < 1:
-            raise BadInput(f"--{name} {value}: use 1 or more")
+    positive = (1, math.inf)
+    check_ranges(options, seeds=positive, size=positive, episodes=positive)
+    check_ranges(options, first_seed=(0, math.inf))
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -122,13 +127,14 @@ def _row(name: str, cells: Sequence[str], last: str) -> str:
     return " ".join([f"{name:20}", *(f"{cell:>9}" for cell in cells), f"{last:>14}"])
 
 
-def main(argv: list[str] | None = None) -> int:
-    try:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 2 with one line for bad input."""
+
+    def run() -> int:
         compare(parse(Options, sys.argv[1:] if argv is None else argv))
-    except BadInput as error:
-        print(f"benchmark_deep_sea.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return guarded("benchmark_deep_sea.py", run)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,33 @@ from __future__ import annotations
 import platform
 import random
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import median
 
-import numpy as np
-import torch
-from gymnasium import spaces
+try:
+    import math
+    import time
+    from collections.abc import Callable, Sequence
+    from dataclasses import dataclass
+    from statistics import median
 
-from agents.memory import Replay
-from agents.runner.arguments import BadInput, bad_input, parse
-from envs.transition import Transition
+    import numpy as np
+    import torch
+    from gymnasium import spaces
+
+    import envs  # noqa: F401  (first: it says so if `agents` is another distribution's)
+
+    # isort: split
+    from agents.memory import Replay
+    from agents.runner.arguments import (
+        MAX_THREADS,
+        BadInput,
+        bad_input,
+        check_ranges,
+        guarded,
+        parse,
+    )
+    from envs.transition import Transition
+except KeyboardInterrupt:  # while this takes its time
+    sys.exit(130)
 
 OBS_SIZE = 4
 
@@ -169,9 +184,9 @@ def some(count: int, rng: np.random.Generator) -> Transition:
 
 def compare(options: Options) -> None:
     """Time all sides in turn and print what came of it. Raises BadInput."""
-    for name in ("entries", "num_envs", "batch_size", "turns", "rounds", "threads"):
-        if (value := getattr(options, name)) < 1:
-            raise BadInput(f"--{name.replace('_', '-')} {value}: use 1 or more")
+    positive = (1, math.inf)
+    check_ranges(options, entries=positive, num_envs=positive, batch_size=positive)
+    check_ranges(options, turns=positive, rounds=positive, threads=(1, MAX_THREADS))
     if options.entries < options.num_envs:
         raise BadInput(f"--entries {options.entries}: use at least --num-envs {options.num_envs}")
     try:
@@ -239,13 +254,14 @@ def timed(side: Side, turns: int) -> dict[str, float]:
     return dict(zip(("add", "sample", "tell"), parts, strict=True))
 
 
-def main(argv: list[str] | None = None) -> int:
-    try:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 2 with one line for bad input."""
+
+    def run() -> int:
         compare(parse(Options, sys.argv[1:] if argv is None else argv))
-    except BadInput as error:
-        print(f"benchmark_replay.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return guarded("benchmark_replay.py", run)
 
 
 if __name__ == "__main__":

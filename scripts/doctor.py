@@ -18,6 +18,7 @@ try:
 
     # isort: split
     from agents.doctor.rules import diagnose
+    from agents.doctor.verdict import verdict
     from agents.runner.arguments import bad_input, guarded, parse
     from agents.runner.results import read_run
 except KeyboardInterrupt:  # while this takes its time
@@ -42,11 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             history = record.history()
             findings = diagnose(history)
         title = f"{record.agent} on {record.env}, seed {record.seed}, {history.steps:,.0f} steps"
-        if not history.updates:
-            print(f"{title}: no update was recorded, there is nothing to judge")
-        elif not findings:
-            print(f"{title}: healthy")
-            print("Gradients, updates, policy and values are within their healthy bands.")
+        if not findings:
+            word, because = verdict(history, findings)
+            print(f"{title}: {word}\n{because}")
         else:
             print(f"{title}: {len(findings)} finding{'s' if len(findings) > 1 else ''}")
             for number, finding in enumerate(findings, 1):

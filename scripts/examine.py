@@ -49,8 +49,9 @@ class Arguments:
     explain: Output | None = None
     """Explain by the features of observations what the agent estimates as return, or what it does;
     each feature is then masked to see what it is worth."""
-    method: Method = "integrated"
-    """How: gradient times input, integrated gradients, or layer-wise relevance propagation."""
+    method: Method | None = None
+    """How to explain: gradient times input, integrated gradients, or layer-wise relevance
+    propagation; None: integrated."""
     episodes: int = 20
     """Episodes for each masked feature."""
     gradients: int = 16
@@ -73,14 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             positive = (1, math.inf)
             check_ranges(a, gradients=positive, probe=positive, episodes=positive)
             check_ranges(a, seed=(0, math.inf))
+            if a.method is not None and a.explain is None:
+                raise BadInput(f"--method {a.method} is a way to explain: give --explain too")
             if not a.run.is_dir():
                 raise BadInput(f"{a.run} is no folder: give that of a run")
             torch.set_num_threads(1)
             if a.replay:
                 return _replay(a.run)
             if a.explain is not None:
-                what = "explanation"
-                report = explain(a.run, a.explain, a.method, a.seed, a.probe, a.episodes)
+                what, method = "explanation", a.method or "integrated"
+                report = explain(a.run, a.explain, method, a.seed, a.probe, a.episodes)
             else:
                 what = "examination"
                 report = examine(a.run, a.seed, a.gradients, a.probe)

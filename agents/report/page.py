@@ -19,6 +19,7 @@ from agents.doctor.finding import Finding
 from agents.doctor.history import History, Layers
 from agents.doctor.rules import diagnose
 from agents.doctor.statistics import STATISTICS, Statistic
+from agents.doctor.verdict import HEALTHY, verdict
 from agents.runner.results import Run, flattened, grouped
 
 POINTS = 240
@@ -94,6 +95,7 @@ def render(runs: Sequence[Run]) -> str:
                 "steps": f"{history.steps:,.0f}",
                 "final": _final(history),
                 "findings": found,
+                "verdict": verdict(history, found),
                 "command": run.config.get("command", ""),
             }
             for entry, run, history, found in zip(
@@ -102,6 +104,7 @@ def render(runs: Sequence[Run]) -> str:
         ],
         keys=keys,
         differing=differing,
+        healthy=HEALTHY,
         settings=settings,
     )
 

@@ -52,7 +52,7 @@ def resumed(folder: Path) -> Run:
     if type(agent) is not AGENTS[run_config.agent]:
         raise BadInput(f"{folder} holds a checkpoint of {agent.name}, not of {run_config.agent}")
     fresh = type(agent)(agent.observation_space, agent.action_space, agent.config, seed=agent.seed)
-    tasks = envs.make(run_config.env, num_envs=int(run_config.config["num_envs"]))
+    tasks = envs.make(run_config.env, num_envs=run_config.num_envs)
     run = Run(fresh, tasks, 2**62, seed=agent.seed)
     tasks.reset(derived(run.seed, "environment"))
     Checkpoint(folder).restore(run)

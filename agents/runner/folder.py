@@ -18,6 +18,9 @@ from agents.runner.results import read_run
 
 FILES = ("config.json", "episodes.csv", "updates.csv", "gradients.csv", "evaluations.csv")
 FOLDERS = ("checkpoints", "postmortems", "tensorboard", "wandb")
+"""What a run writes."""
+ABOUT = ("report.html", "examination.json", "explanation.json")
+"""What scripts say of a run where they are not told to write it elsewhere."""
 
 
 def file_name(env: str) -> str:
@@ -74,7 +77,7 @@ def begin(folder: Path, config: Mapping[str, Any], overwrite: bool) -> None:
                 "to replace it, or another --out"
             )
         read_run(folder)  # of another program's config.json it says what is missing
-    for name in FILES[1:]:  # only what a run writes: the folder may hold more
+    for name in (*FILES[1:], *ABOUT):  # only what belongs to a run: the folder may hold more
         (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.core.files import config_to_json
 from agents.doctor.finding import Finding
 from agents.doctor.rules import diagnose
+from agents.doctor.verdict import HEALTHY, Verdict, verdict
 from agents.runner.results import read_history
 from agents.runner.train import Callback, Run
 from envs.transition import Transition
@@ -27,8 +27,8 @@ class Health(Callback):
         self.folder = Path(folder)
         self.findings: list[Finding] = []
         """As of the last look, the weightiest first."""
-        self.looked = False
-        """Whether there has been one."""
+        self.verdict: Verdict | None = None
+        """What they come to; None before the first look."""
 
     def stepped(self, run: Run, transition: Transition) -> None:
         every = max(1, run.steps // LOOKS)
@@ -41,32 +41,27 @@ class Health(Callback):
 
     def look(self, run: Run) -> None:
         """Diagnose what was recorded so far."""
-        config = {
-            "agent": run.agent.name,
-            "steps": run.steps,
-            "num_envs": run.envs.num_envs,
-            "config": config_to_json(run.agent.config),
-        }
-        history = read_history(self.folder, config)
+        history = read_history(self.folder, run.to_json())
         if history.updates:
-            self.findings, self.looked = diagnose(history), True
+            self.findings = diagnose(history)
+            self.verdict = verdict(history, self.findings)
 
     @property
     def word(self) -> str:
         """How it is, in a few words."""
-        if not self.looked:
-            return "–"
-        if not self.findings:
-            return "healthy"
-        more = len(self.findings) - 1
-        return self.findings[0].rule.title + (f" and {more} more" if more else "")
+        return "–" if self.verdict is None else self.verdict.word
+
+    @property
+    def good(self) -> bool:
+        """Whether enough was recorded to call it healthy."""
+        return self.verdict == HEALTHY
 
     def lines(self) -> list[str]:
         """What to say at the end of a run: the first findings and what to try first."""
-        if not self.looked:
+        if self.verdict is None:
             return []
         if not self.findings:
-            return ["health: nothing is wrong with its gradients, updates, policy and values"]
+            return [f"health: {self.verdict.word}: {self.verdict.because}"]
         return [
             f"health: {finding.rule.title}: {finding.evidence.because} → "
             f"{finding.evidence.advice[0]}"

@@ -176,7 +176,7 @@ class Progress(Callback):
     def _state(self, health: Health) -> Text:
         """A line on the run's health, with what to try first where something is wrong."""
         if not health.findings:
-            return Text(f"health: {health.word}", style="green" if health.looked else "dim")
+            return Text(f"health: {health.word}", style="green" if health.good else "dim")
         advice = health.findings[0].evidence.advice[0]
         return Text(f"health: {health.word} → {advice}", style="red")
 

@@ -7,6 +7,7 @@ columns aside, those of a run that was never interrupted.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ import torch
 
 from agents.agent import Metrics
 from agents.core.distributions import largest_entropy
+from agents.core.files import write_bytes
 from agents.core.gradients import Record, Statistics
 from agents.core.learner import Learner, Step
 from agents.runner.columns import EPISODES, EVALUATIONS, GRADIENTS, UPDATES
@@ -45,8 +47,9 @@ class Recorder(Callback):
     after 2000 rows), or once 1/200 of the run's steps have passed, if that is sooner: means over
     the interval, the largest gradient norm, and how many updates were clipped and skipped.
     `gradients.csv` has a row for each of its layers. The columns of a file are fixed when its first
-    row is written; a name that turns up later is a ValueError. `mirror`, if given, is called with
-    the file's name and each row.
+    row is written; a name that turns up later is a ValueError. Where no script wrote a config.json,
+    one says what the run is, so that the scripts can read the folder. `mirror`, if given, is called
+    with the file's name and each row.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Recorder(Callback):
 
     def started(self, run: Run) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._describe(run)
         self._began = time.perf_counter() - self._seconds
         self.experience = Experience(run.agent)
         if self._seen is not None:
@@ -131,6 +135,19 @@ class Recorder(Callback):
     def close(self) -> None:
         for table in self._tables.values():
             table.close()
+
+    def _describe(self, run: Run) -> None:
+        """Write config.json, anew when the run goes on; one that somebody else wrote is kept."""
+        path, config = self.folder / "config.json", run.to_json()
+        if path.exists():
+            try:
+                kept = json.loads(path.read_text())
+            except ValueError:
+                return
+            if not isinstance(kept, dict) or kept.keys() != config.keys():
+                return
+        # An agent of the user's own may have settings that JSON does not know.
+        write_bytes(path, json.dumps(config, indent=2, default=str).encode())
 
     def _close_interval(self, run: Run, name: str) -> None:
         interval = self.intervals[name]

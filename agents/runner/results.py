@@ -31,6 +31,9 @@ class Run:
     agent: str
     env: str
     seed: int
+    steps: int
+    """How many it was to take."""
+    num_envs: int
     config: dict[str, Any]
     """The whole of config.json."""
 
@@ -67,7 +70,7 @@ def read_history(path: Path, config: Mapping[str, Any]) -> History:
 
     Raises ValueError for a file that is damaged.
     """
-    run = Run(path, "", "", 0, dict(config))
+    run = Run(path, "", "", 0, 0, 0, dict(config))
     tables: dict[str, Table] = {}
     for name in ("episodes", "updates", "gradients", "evaluations"):
         tables[name] = getattr(run, name)() if _has_rows(path / f"{name}.csv") else {}
@@ -81,7 +84,8 @@ def read_run(path: Path) -> Run:
     file = path / "config.json"
     try:
         config = json.loads(file.read_text())
-        run = Run(path, config["agent"], config["env"], config["seed"], config)
+        names = ("agent", "env", "seed", "steps", "num_envs")
+        run = Run(path=path, config=config, **{name: config[name] for name in names})
         check_types(run)
         return run
     except FileNotFoundError:

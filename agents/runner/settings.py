@@ -24,7 +24,7 @@ from agents.runner.evaluate import MAX_EPISODE_STEPS
 from agents.runner.folder import folder_name
 from agents.runner.presets import FOLDER, preset_envs, preset_for
 from agents.runner.results import flattened, read_run
-from envs import Backend
+from envs import Backend, spec
 
 Config = TypeVar("Config")
 
@@ -133,7 +133,11 @@ def read_arguments(
     elif preset is not None:
         given = {f.name: getattr(preset, f.name) for f in fields(preset)}
         default = replace(default, **{name: v for name, v in given.items() if v is not None})
-    elif start.env and start.steps is None and not start.help:
+    elif not start.env and not start.help:
+        alone = f"; --env alone does for {', '.join(known)}" if known else ""
+        raise BadInput(f"--env is missing: give --env and --steps{alone}")
+    elif start.steps is None and not start.help:
+        spec(start.env)  # a mistyped one has no preset either
         why = f"{agent.name} has no preset for {start.env} ({there_are})"
         raise BadInput(f"--steps is missing: {why if start.preset else 'no preset is used'}")
     description = (
@@ -206,6 +210,11 @@ def _begun(agent: type[Agent], folder: Path) -> Settings[Any] | None:
         return None
     verify_config(folder)
     run = read_run(folder)
+    if "command" not in run.config:
+        raise BadInput(
+            f"{folder} holds a run that no script began: go on with it from where it was begun, or "
+            "choose another --out"
+        )
     if run.agent != agent.name:
         raise BadInput(f"{folder} holds a run of {run.agent}, not of {agent.name}")
     try:

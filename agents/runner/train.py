@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from agents.agent import Agent, Metrics
+from agents.core.files import config_to_json, versions
 from agents.core.learner import Learner, Step
 from agents.core.seeding import derived
 from agents.memory import Hindsight
@@ -132,6 +133,18 @@ class Run:
     def _observe(self, learner: Learner, step: Step) -> None:
         for listener in self._hooks["learned"]:
             listener(self, learner, step)
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.json says of a run that no script began."""
+        return {
+            "agent": self.agent.name,
+            "env": self.envs.id,
+            "steps": int(self.steps),
+            "seed": int(self.seed),
+            "num_envs": self.envs.num_envs,
+            "config": config_to_json(self.agent.config),
+            "versions": versions(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on, the rows of a replay apart."""

@@ -32,6 +32,14 @@ def test_the_native_form_is_used_from_where_it_is_faster() -> None:
     assert inner(envs.make("CartPole-v1", num_envs=8, sutton_barto_reward=True)) is None
 
 
+@pytest.mark.parametrize("backend", ["loop", "vector"])
+def test_the_environments_know_their_id(backend: envs.Backend) -> None:
+    for id in ("CartPole-v1", "envs:CartPole-v1"):
+        assert envs.make(id, 2, backend=backend).id == id
+    assert VectorEnv(gymnasium.make("CartPole-v1")).id == "CartPole-v1"
+    assert VectorEnv(gymnasium.make_vec("CartPole-v1", 2)).id == "CartPole-v1"
+
+
 def test_the_native_form_gives_what_the_single_environment_would() -> None:
     single: Any = gymnasium.make("CartPole-v1").unwrapped
     single.reset(seed=0)

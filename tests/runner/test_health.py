@@ -49,3 +49,12 @@ def test_before_the_first_look_nothing_is_claimed(tmp_path):
     health = Health(tmp_path)
     assert health.word == "–"
     assert health.lines() == []
+    assert not health.good
+
+
+def test_of_a_few_rows_nothing_is_claimed(tmp_path):
+    _, health, text = trained(tmp_path, lr=1e-3, steps=256)
+    assert not health.findings
+    assert not health.good
+    assert health.lines()[0].startswith("health: too early to say: ")
+    assert "healthy" not in text

@@ -1,10 +1,12 @@
 """What the recorder writes, over which intervals, and how it goes on after a restart."""
 
+import json
 import math
 import time
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -16,9 +18,12 @@ from agents.runner import recorder as recorders
 from agents.runner.columns import GRADIENTS, UPDATES
 from agents.runner.evaluate import Evaluation
 from agents.runner.recorder import Recorder
+from agents.runner.results import read_run
 from agents.runner.table import Table
+from agents.runner.train import train
 from envs.transition import Transition
-from tests.runner.fakes import Tiny, rows
+from envs.vector import VectorEnv
+from tests.runner.fakes import Scripted, Tiny, rows
 
 
 class Records:
@@ -49,7 +54,7 @@ def make_run(*names, steps=10**9):
     agent: Any = Tiny(spaces.Box(-1, 1, (1,)), spaces.Discrete(2))
     agent.learners = learners
     tasks = SimpleNamespace(episodes=[])
-    return SimpleNamespace(agent=agent, envs=tasks, steps=steps, finished=True)
+    return SimpleNamespace(agent=agent, envs=tasks, steps=steps, finished=True, to_json=dict)
 
 
 def step(update, norm=1.0, terms=None, scalars=None, **more):
@@ -305,3 +310,30 @@ def test_a_step_costs_microseconds(started):
             recorder.learned(run, learner, one)
         best = min(best, time.perf_counter() - began)
     assert best / 1000 < 20e-6  # 2 on a quiet machine
+
+
+def record(folder, steps, env=None):
+    tasks = VectorEnv([env or Scripted(5)])
+    agent = Tiny(tasks.observation_space, tasks.action_space, seed=3)
+    train(agent, tasks, steps, [Recorder(folder)])
+
+
+def test_a_run_that_no_script_began_is_described(tmp_path):
+    record(tmp_path / "x", 32)
+    run = read_run(tmp_path / "x")
+    assert (run.agent, run.env, run.seed) == ("tiny", "Scripted", 3)
+    assert (run.config["steps"], run.config["num_envs"]) == (32, 1)
+    assert run.config["config"]["optim"]["lr"] > 0
+    assert "torch" in run.config["versions"]
+    record(tmp_path / "x", 64, gymnasium.make("CartPole-v1"))  # in its place
+    run = read_run(tmp_path / "x")
+    assert (run.env, run.config["steps"]) == ("CartPole-v1", 64)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", json.dumps({"agent": "ppo", "env": "x", "seed": 1, "command": "python"})]
+)
+def test_a_config_that_somebody_else_wrote_is_kept(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    record(tmp_path, 16)
+    assert (tmp_path / "config.json").read_text() == text

@@ -127,10 +127,11 @@ def test_bad_table_is_named(tmp_path: Path, content: str | None, message: str) -
 
 
 def test_run_knows_what_it_is(tmp_path: Path) -> None:
-    config = {"agent": "ppo", "env": "CartPole-v1", "seed": 3, "steps": 100}
+    config = {"agent": "ppo", "env": "CartPole-v1", "seed": 3, "steps": 100, "num_envs": 8}
     (tmp_path / "config.json").write_text(json.dumps(config))
     run = read_run(tmp_path)
-    assert (run.agent, run.env, run.seed, run.config["steps"]) == ("ppo", "CartPole-v1", 3, 100)
+    assert (run.agent, run.env, run.seed) == ("ppo", "CartPole-v1", 3)
+    assert (run.steps, run.num_envs, run.config) == (100, 8, config)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,9 @@ def test_run_knows_what_it_is(tmp_path: Path) -> None:
         ("{", "unreadable"),
         ("[]", "unreadable"),
         ('{"agent": "ppo", "env": "CartPole-v1"}', "no 'seed' in it"),
+        ('{"agent": "a", "env": "E-v1", "seed": 1, "steps": "x", "num_envs": 8}', "steps is 'x'"),
+        ('{"agent": "a", "env": "E-v1", "seed": 1, "steps": 9, "num_envs": []}', "num_envs is"),
+        ('{"agent": "a", "env": "E-v1", "seed": 1, "num_envs": 8}', "no 'steps' in it"),
     ],
 )
 def test_folder_that_is_no_run_is_named(tmp_path: Path, content: str | None, message: str) -> None:

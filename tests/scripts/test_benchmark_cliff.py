@@ -46,7 +46,7 @@ def test_a_path_is_drawn_on_the_grid():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--seeds", "0"], "--seeds 0: use 1 or more"),
+        (["--seeds", "0"], "--seeds is 0: use 1 or more"),
         (["--epsilon", "2"], "epsilon_start is 2.0: use a probability"),
         (["--step-size", "0"], "optim.lr is 0.0: use a positive number"),
         (["--steps", "3"], "--steps"),

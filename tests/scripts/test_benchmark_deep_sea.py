@@ -28,8 +28,8 @@ def test_a_shallow_sea_is_solved_and_a_short_run_is_not(capsys: pytest.CaptureFi
     ("words", "says"),
     [
         (["--agents", "ppo"], "--agents ppo: there is bootstrapped_dqn, dqn"),
-        (["--seeds", "0"], "--seeds 0: use 1 or more"),
-        (["--episodes", "0"], "--episodes 0: use 1 or more"),
+        (["--seeds", "0"], "--seeds is 0: use 1 or more"),
+        (["--episodes", "0"], "--episodes is 0: use 1 or more"),
         (["--size", "many"], "many"),
     ],
 )

@@ -73,8 +73,8 @@ def test_every_side_draws_a_whole_batch_from_a_full_memory() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--turns", "0"], "--turns 0"),
-        (["--batch-size", "-1"], "--batch-size -1"),
+        (["--turns", "0"], "--turns is 0"),
+        (["--batch-size", "-1"], "--batch-size is -1"),
         (["--entries", "4"], "--entries 4: use at least --num-envs 8"),
         (["--entries", "1000000000000000"], "buffer_size is 1000000000000000"),
     ],

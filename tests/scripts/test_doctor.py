@@ -59,7 +59,17 @@ def test_a_run_without_updates_is_not_judged(
     run = make_run()
     (run / "updates.csv").write_text("")
     assert main([str(run)]) == 0
-    assert "no update was recorded" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "50,000 steps: no update recorded\n" in out
+    assert "healthy" not in out
+
+
+def test_a_run_that_has_just_begun_is_not_called_healthy(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for records, word in ((7, "too early to say"), (8, "healthy")):
+        assert main([str(finite(make_run(seed=records, records=records)))]) == 0
+        assert f"steps: {word}\n" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line(

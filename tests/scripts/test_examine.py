@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import envs
-from agents import PPO, Checkpoint, train
+from agents import PPO, Checkpoint, Evaluate, Guard, PPOConfig, Recorder, train
 from agents.core.files import config_to_json
-from agents.runner.guard import Guard
 from agents.runner.registry import AGENTS
 from agents.runner.train import Run
-from scripts import examine
+from scripts import doctor, examine, plot, report
+from scripts import evaluate as evaluation
 from tests.contract.support import small
 
 
@@ -32,6 +32,20 @@ def trained(cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1"):
     (folder / "config.json").write_text(json.dumps(config))
     train(agent, tasks, steps, [*callbacks, Checkpoint(folder)])
     return agent
+
+
+def test_what_the_library_left_is_read_by_every_script(run, tmp_path, tasks, capsys):
+    agent = PPO(tasks.observation_space, tasks.action_space, PPOConfig(rollout_size=64), seed=1)
+    evaluate = Evaluate(envs.make("CartPole-v1", num_envs=2), every=200, episodes=2)
+    train(agent, tasks, 600, [Recorder(tmp_path, 4), evaluate, Checkpoint(tmp_path)])
+    assert run(tmp_path, "--gradients", 1, "--probe", 16)[0] == 0
+    folder, page, picture = str(tmp_path), str(tmp_path / "x.html"), str(tmp_path / "x.png")
+    assert doctor.main([folder]) == 0
+    assert report.main([folder, "--out", page]) == 0
+    assert plot.main([folder, "--out", picture]) == 0
+    assert plot.main([folder, "--out", picture, "--kind", "gradients"]) == 0
+    assert evaluation.main([folder, "--episodes", "1"]) == 0
+    assert "ppo on CartPole-v1, seed 1, 600 steps" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -183,6 +197,7 @@ def test_bad_input_is_one_clear_line(run, tmp_path):
     refused(run(tmp_path), "not a run's folder")
     refused(run(tmp_path, "--replay"), "holds no post-mortem")
     refused(run(tmp_path, "--gradients", 0), "--gradients is 0")
+    refused(run(tmp_path, "--method", "lrp"), "--method lrp is a way to explain: give --explain")
     (tmp_path / "postmortems" / "x").mkdir(parents=True)
     (tmp_path / "postmortems" / "x" / "report.json").write_text("{}")
     refused(run(tmp_path, "--replay"), "holds no post-mortem")

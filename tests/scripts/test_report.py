@@ -56,6 +56,25 @@ def test_what_a_run_calls_itself_cannot_become_markup(make_run: MakeRun, tmp_pat
     assert "<img" not in report(tmp_path, run).read_text()
 
 
+def test_only_what_was_judged_is_called_healthy(make_run: MakeRun, tmp_path: Path) -> None:
+    def words(run: Path) -> list[str]:
+        table = run / "updates.csv"
+        table.write_text(table.read_text().replace(",1,0.001,,0.1,", ",0,0.001,,0.1,"))
+        page = report(tmp_path, run).read_text()
+        return [
+            *re.findall(r'<td><span class="(\w+)">(.*?)</span></td>', page)[0],
+            *re.findall(r'<p class="clean">(.*?)</p>', page),
+        ]
+
+    silent = make_run(seed=1)
+    (silent / "updates.csv").write_text("")
+    assert words(silent)[:2] == ["dim", "no update recorded"]
+    assert words(make_run(seed=2, records=7))[:2] == ["dim", "too early to say"]
+    good, word, because = words(make_run(seed=3))
+    assert (good, word) == ("good", "healthy")
+    assert "healthy bands" in because
+
+
 def test_what_differs_between_runs_is_shown(make_run: MakeRun, tmp_path: Path) -> None:
     one, other = make_run(seed=1), make_run(seed=2)
     config = json.loads((other / "config.json").read_text())

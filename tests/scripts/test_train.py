@@ -12,10 +12,11 @@ import pytest
 from gymnasium import spaces
 
 import envs
+from agents import Checkpoint, Recorder, train
 from agents.actor_critic.a2c import A2C
 from agents.q_learning.dqn import DQN
 from agents.runner import cli
-from agents.runner.folder import FILES, claimed
+from agents.runner.folder import ABOUT, FILES, claimed
 from agents.runner.registry import AGENTS
 from agents.runner.results import read_run
 from agents.runner.settings import read_arguments
@@ -139,7 +140,9 @@ def test_evaluations_do_not_dominate_a_short_run(steps, settings, expected):
 # Bad input --------------------------------------------------------------------------------------
 
 BAD = {
-    "no env": (["--steps", "100"], "--env"),
+    "nothing": ([], "--env is missing: give --env and --steps\n"),
+    "no env": (["--steps", "100"], "--env is missing"),
+    "unknown env, no steps": (["--env", "CartPole-v9"], "there is no environment 'CartPole-v9'"),
     "unknown env": (["--env", "CartPol-v1", "--steps", "100"], "CartPol"),
     "no steps": (
         ["--env", "Pendulum-v1"],
@@ -251,6 +254,9 @@ def test_a_folder_that_holds_no_run_of_ours_is_left_alone(run, tmp_path, way, co
 def test_a_run_is_replaced_only_when_asked_and_nothing_else_with_it(run, tmp_path):
     assert run(*SHORT, "--out", "x")[0] == 0
     (tmp_path / "x" / "thesis.txt").write_text("mine")
+    said = [tmp_path / "x" / name for name in ABOUT]
+    for path in said:
+        path.write_text("of the run that is replaced")
     before = files(tmp_path)
     code, out, err = run(*SHORT, "--out", "x")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -259,6 +265,7 @@ def test_a_run_is_replaced_only_when_asked_and_nothing_else_with_it(run, tmp_pat
     assert files(tmp_path) == before
     assert run(*SHORT, "--out", "x", "--overwrite", "--seed", "3")[0] == 0
     assert (tmp_path / "x" / "thesis.txt").read_text() == "mine"
+    assert not any(path.exists() for path in said)
     assert json.loads((tmp_path / "x" / "config.json").read_text())["seed"] == 3
     assert len(rows(tmp_path / "x" / "evaluations.csv")) == 50
 
@@ -316,6 +323,17 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(run, tmp_path, monkeyp
     assert code == 0
     assert out.startswith("evaluation: mean_return=")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_that_no_script_began_is_not_resumed_by_one(run, tmp_path):
+    tasks = envs.make("CartPole-v1", num_envs=2)
+    agent = A2C(tasks.observation_space, tasks.action_space)
+    train(agent, tasks, 100, [Recorder(tmp_path / "x"), Checkpoint(tmp_path / "x")])
+    before = files(tmp_path)
+    code, out, err = run(*SHORT, "--out", "x", "--resume")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "x holds a run that no script began" in err
+    assert files(tmp_path) == before
 
 
 def test_a_finished_run_is_left_alone(run, tmp_path):
