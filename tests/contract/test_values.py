@@ -47,7 +47,7 @@ QUICK: dict[str, Any] = {
 CLOSE: dict[str, Any] = {"tau": 0.05}
 """Where a target moves a little in every update, it keeps up with values learned so quickly."""
 SLOWER: dict[str, Any] = {
-    # fractions drawn anew in every update shake it: at the others' rate it takes a maximum over that
+    # fractions drawn anew in every update shake it, and a maximum over that is too high
     "iqn": {"optim": QUICK["optim"] | {"lr": 1e-2}},
     "ddpg": {"optim": QUICK["optim"] | {"lr": 1e-2}},  # one critic, whose errors none makes good
     # a high quantile is a steep function of an action that makes one of two returns more likely
