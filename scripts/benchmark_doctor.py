@@ -624,7 +624,7 @@ def score(run: History, healthy: History) -> float:
         returns = history.evaluated.values
         return float(np.mean(returns[-max(1, len(returns) // 5) :]))
 
-    untrained = float(np.mean(healthy.trained.values[:10]))
+    untrained = float(np.mean(healthy.untrained))
     gain = final(healthy) - untrained
     return (final(run) - untrained) / gain if gain > 0 else math.nan
 

@@ -217,6 +217,16 @@ class History:
         """The returns of the training episodes."""
         return _column(self.episodes, "return")
 
+    @cached_property
+    def untrained(self) -> np.ndarray:
+        """The returns of the first ten episodes to begin; of the first to end, more are short."""
+        if not self.episodes:
+            return np.empty(0)
+        steps = self.episodes["length"] * self.config.get("num_envs", 1)
+        order = np.argsort(self.episodes["step"] - steps, kind="stable")[:10]
+        returns = self.episodes["return"][order]
+        return np.asarray(returns[np.isfinite(returns)], float)
+
 
 def _column(table: Table, name: str) -> Series:
     if name not in table:

@@ -772,7 +772,7 @@ def too_few_updates(h: History) -> Evidence | None:
 def forgotten(h: History) -> Evidence | None:
     """The evaluations were good and are so no more."""
     at, values = h.evaluated
-    first = h.trained.values[:10]
+    first = h.untrained
     window = max(5, len(values) // 8)
     if len(values) < 4 * window or len(first) < 10:
         return None
@@ -828,8 +828,8 @@ def _flat(h: History) -> bool:
     That is, whether an episode or evaluation of the last fifth beats one of the first ten episodes
     less than `RISEN` of the time (Mann & Whitney 1947), which no outlier decides.
     """
-    first = h.trained.values[:10]
-    if len(h.trained.values) < 20:
+    first = h.untrained
+    if len(h.trained.values) < 20 or not len(first):
         return False
     beaten = 0.0
     for curve in (h.trained.values, h.evaluated.values):

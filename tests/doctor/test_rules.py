@@ -355,3 +355,14 @@ def test_began_passes_over_a_single_outlier() -> None:
     series = Series(np.arange(10.0), np.zeros(10))
     wrong = np.array([1, 0, 0, 0, 0, 1, 1, 0, 1, 1], bool)
     assert series.began(wrong) == 5.0
+
+
+def test_the_first_episodes_are_those_that_began_first() -> None:
+    """Of two environments at once the short ones end first, however many follow them."""
+    h = history(returns=np.arange(ROWS, dtype=float))
+    h.episodes["length"][:] = 2.0
+    h.episodes["step"] = np.arange(ROWS) * 4.0
+    h.episodes["length"][12], h.episodes["return"][12] = 24.0, 500.0  # it began with the first
+    h.episodes["return"][3] = math.inf
+    first = replace(h, config={**h.config, "num_envs": 2}).untrained
+    assert sorted(first) == [0, 1, 2, 4, 5, 6, 7, 8, 500]

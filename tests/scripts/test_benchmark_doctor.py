@@ -143,7 +143,7 @@ def returning(first: float, last: float) -> History:
     evaluations = np.where(steps > 16, last, 10 * first)
     return History(
         {},
-        {"step": steps, "return": np.full(20, first)},
+        {"step": steps, "return": np.full(20, first), "length": np.ones(20)},
         {},
         {},
         {"step": steps, "mean_return": evaluations},
