@@ -188,7 +188,8 @@ def test_the_values_of_a_probe_are_learned(cls, kind, form, monkeypatch):
     estimate = agent.expected_return(kind.observations)
     if estimate is not None and agent.config.network.recurrent == "none":
         known = kind.q_values(settings["gamma"]).max(-1)
-        np.testing.assert_allclose(estimate, known, atol=0.1, err_msg="estimate")
+        close = 0.1 if chooses(cls) else 0.2  # an action near an end is worth a little less
+        np.testing.assert_allclose(estimate, known, atol=close, err_msg="estimate")
 
 
 def test_the_values_and_actions_of_the_continuous_probe_are_learned(cls):
