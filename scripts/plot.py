@@ -28,6 +28,7 @@ try:
 
     # isort: split
     from agents.doctor.history import Layers, Table, layers_of, part_of, positions, rows_of
+    from agents.doctor.rules import USUAL_RATIO
     from agents.doctor.statistics import STATISTICS
     from agents.runner.arguments import bad_input, guarded, parse
     from agents.runner.results import (
@@ -311,7 +312,7 @@ def _update_ratio(panel: Axes, learners: Sequence[Layers]) -> None:
     """Each layer's update over its weights: the median, and where 80% of the records lie."""
     band = STATISTICS["update_ratio"]
     panel.axvspan(band.low, band.high, color="#009e73", alpha=0.1, lw=0)
-    panel.axvline(1e-3, color="#009e73", lw=0.8, alpha=0.6)
+    panel.axvline(USUAL_RATIO, color="#009e73", lw=0.8, alpha=0.6)
     row = 0
     for learner in learners:
         for values in learner.columns.get("update_ratio", np.empty((len(learner.names), 0))):

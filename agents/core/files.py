@@ -17,6 +17,7 @@ import types
 import typing
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +43,7 @@ class CheckpointError(ValueError):
     """A file that cannot be loaded: missing, truncated, tampered with, or not one of ours."""
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of chainrule, Python and the packages that decide what a run computes."""
     try:

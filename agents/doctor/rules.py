@@ -782,20 +782,18 @@ def forgotten(h: History) -> Evidence | None:
     lost = float(means[peak] - np.mean(last)) / gained if gained > 3 * np.std(first) else 0.0
     if lost < LOST or np.median(last) > values[peak : peak + window].min():
         return None
-    weight = h.setting("entropy_weight")
+    learner, advice = _critic(h), []
+    if _own(h, learner, "optim.schedule") == "constant":
+        schedule = _field(h, learner, "optim.schedule")
+        advice.append(Advice("lets it settle", schedule, "linear"))
+    if h.setting("entropy_weight") is not None:
+        advice.extend(_explore(h))
+    advice.extend(_lower_lr(h, learner, 3.0, "or smaller steps"))
+    advice.append(Advice("the best is kept: python scripts/evaluate.py RUN --best"))
     return Evidence(
         f"Evaluations came to {means[peak]:.4g} around step {at[peak + window - 1]:,.0f} and end "
         f"at {np.mean(last):.4g}: {lost:.0%} of what had been gained is lost.",
-        (
-            *(
-                [Advice("lets it settle", _field(h, _critic(h), "optim.schedule"), "linear")]
-                if _own(h, _critic(h), "optim.schedule") == "constant"
-                else []
-            ),
-            *([] if weight is None else _explore(h)),
-            *_lower_lr(h, _critic(h), 3.0, "or smaller steps"),
-            Advice("the best is kept: python scripts/evaluate.py RUN --best"),
-        ),
+        tuple(advice),
         "",
         "",
         float(at[peak + window - 1]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from agents import SAC, SACConfig
 from agents.core import products
 from agents.core.network import NetworkConfig
 from envs import make
+from tests.contract.support import batches
 
 SETTING: Any = getattr(torch.backends.mkldnn, "matmul", None)
 LARGE = products.WORTH + 1
@@ -72,15 +74,8 @@ def test_a_wide_agent_learns_the_same_by_both(monkeypatch: pytest.MonkeyPatch) -
         wide = NetworkConfig((256, 256), activation="relu")
         config = SACConfig(network=wide, learning_starts=300, batch_size=256)
         agent = SAC(tasks.observation_space, tasks.action_space, config)
-        agent.plan(1000)
-        actor, obs = agent.actor(1), tasks.reset(0)
-        for _ in range(303):
-            action, extras = actor.act(obs)
-            transition, obs = tasks.step(action, extras)
-            actor.reset(transition.over)
-            agent.observe(transition)
-            for batch in agent.memory.batches():
-                agent.learn(batch)
+        for batch in islice(batches(agent, tasks), 4):
+            agent.learn(batch)
         weights.append(agent.learners["critic"].flat.vector.clone())
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
     assert not torch.equal(*weights)  # the other library did multiply
