@@ -219,12 +219,18 @@ class History:
 
     @cached_property
     def untrained(self) -> np.ndarray:
-        """The returns of the first ten episodes to begin; of the first to end, more are short."""
+        """The returns of the episodes that began before anything was learned.
+
+        Those that began in the first hundredth of the run, and the first four at least. Of the
+        first to end, more would be short ones.
+        """
         if not self.episodes:
             return np.empty(0)
-        steps = self.episodes["length"] * self.config.get("num_envs", 1)
-        order = np.argsort(self.episodes["step"] - steps, kind="stable")[:10]
-        returns = self.episodes["return"][order]
+        lasted = self.episodes["length"] * self.config.get("num_envs", 1)
+        began = self.episodes["step"] - lasted
+        order = np.argsort(began, kind="stable")
+        soon = np.sum(began <= 0.01 * (self.config.get("steps") or self.steps))
+        returns = self.episodes["return"][order[: max(4, soon)]]
         return np.asarray(returns[np.isfinite(returns)], float)
 
 

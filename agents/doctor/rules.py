@@ -38,6 +38,8 @@ DEAD = 0.75
 """Share of a layer's units that are dormant and without a gradient (calibrated)."""
 RISEN = 0.8
 """How often a late return beats an early one, at least, where it has risen (calibrated)."""
+RISEN_MEAN = 0.98
+"""The same of the means of evaluations, which scatter less (calibrated)."""
 LOST = 0.5
 """Share of what a run had gained at its best that is gone at its end, from which on it has been
 forgotten; what a healthy run of DQN loses comes back (calibrated)."""
@@ -661,7 +663,8 @@ def critic_not_fitting(h: History) -> Evidence | None:
             )
         # An agent may learn all the same, its advantages only noisier: that is no fault to name.
         still = _moved(h, learner, "value") < STATISTICS["update_ratio"].low
-        if size < -0.5 or (size < 0.05 and (still or (far > 0.5 and _flat(h)))):
+        unfit = size < 0.5 if still else size < 0.05 and far > 0.5 and _flat(h)
+        if size < -0.5 or unfit:
             weight = h.setting("value_weight")
             advice = []
             if weight is not None and weight < 0.1:
@@ -774,7 +777,7 @@ def forgotten(h: History) -> Evidence | None:
     at, values = h.evaluated
     first = h.untrained
     window = max(5, len(values) // 8)
-    if len(values) < 4 * window or len(first) < 10:
+    if len(values) < 4 * window or not len(first):
         return None
     means = np.convolve(values, np.full(window, 1 / window), "valid")
     peak, last = int(means.argmax()), values[-window:]
@@ -823,18 +826,24 @@ def looks_healthy(h: History) -> Evidence | None:
 def _flat(h: History) -> bool:
     """Whether the return has not risen from that of the first episodes.
 
-    That is, whether an episode or evaluation of the last fifth beats one of the first ten episodes
-    less than `RISEN` of the time (Mann & Whitney 1947), which no outlier decides.
+    That is, whether neither a late episode beats one of the first `RISEN` of the time (Mann &
+    Whitney 1947), which no outlier decides, nor a late evaluation a mean of as many of the first
+    `RISEN_MEAN` of the time.
     """
     first = h.untrained
     if len(h.trained.values) < 20 or not len(first):
         return False
-    beaten = 0.0
-    for curve in (h.trained.values, h.evaluated.values):
-        late = curve[-max(3, len(curve) // 5) :, None]
-        if len(late):
-            beaten = max(beaten, float(np.mean((late > first) + 0.5 * (late == first))))
-    return beaten < RISEN
+    each = int(np.median(h.evaluations.get("episodes", [1])))
+    means = np.random.default_rng(0).choice(first, (200, each)).mean(1)
+    return (
+        _beats(h.trained.values, first) < RISEN and _beats(h.evaluated.values, means) < RISEN_MEAN
+    )
+
+
+def _beats(curve: np.ndarray, first: np.ndarray) -> float:
+    """How often a return of the last fifth of a curve beats one of the first; 0 without any."""
+    late = curve[-max(3, len(curve) // 5) :, None]
+    return float(np.mean((late > first) + 0.5 * (late == first))) if len(late) else 0.0
 
 
 def _moved(h: History, learner: str, part: str) -> float:
@@ -860,7 +869,8 @@ def _field(h: History, learner: str, name: str) -> str:
 
 def _critic(h: History) -> str:
     """The learner that values are learned by: the one that is called so, or the only one."""
-    return "critic" if "critic" in h.learners else h.learners[0] if h.learners else ""
+    named = [name for name in h.learners if name in ("critic", "value")]
+    return (named or h.learners or [""])[0]
 
 
 def _lr(h: History, learner: str) -> float:

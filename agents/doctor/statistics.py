@@ -69,7 +69,7 @@ STATISTICS = {
     "kl": Statistic(
         "KL from the old policy",
         "How far one round of updates moves the policy, in nats.",
-        high=0.1,
+        high=0.2,
         log=True,
     ),
     "clip_fraction": Statistic(

@@ -85,14 +85,16 @@ def test_the_table_counts() -> None:
 
 
 def test_a_fault_is_trained_kept_and_judged_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = next(case for case in CASES if case.name == "no-reward-ppo")
     short = Case(case.name, case.agent, case.env, 3000, case.right, change=case.change)
     options = Options(seeds=("0",), out=tmp_path)
     train_case(short, 0, tmp_path / case.name / "0")
-    (verdict,) = judge(options, CASES, [0])
+    (verdict,) = judge(options, [short], [0])
     assert verdict.found[0] == "no_reward"
+    assert judge(options, [case], [0]) == []  # which is longer now
+    monkeypatch.setattr(benchmark_doctor, "CASES", (short,))
     assert main(["--judge", "--seeds", "0", "--out", str(tmp_path)]) == 0
     assert "first in 100%" in capsys.readouterr().out
     assert "first in 100%" in (tmp_path / "doctor.md").read_text()
