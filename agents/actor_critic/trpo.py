@@ -54,7 +54,8 @@ class TRPOConfig(AgentConfig):
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """How actions that are numbers spread."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3))
-    """How the value follows its gradient; the policy has no learning rate."""
+    """How the value follows its gradient. The policy has no learning rate, but its steps become
+    shorter in the proportion in which a schedule lowers the value's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,9 +79,18 @@ class TRPO(Agent):
         self.policy = policy_for(self.action_space, self.config.policy)
         self.network = self.new_network({"policy": self.policy.head})
         self.critic = self.new_network({"value": "scalar"})
-        # A direction is the whole step, taken at a learning rate of 1. There is one a rollout, and
-        # each is recorded, if any is.
-        whole = OptimConfig("sgd", lr=1.0, stats_every=min(1, self.config.optim.stats_every))
+        # A direction is the whole step, at a learning rate of 1 that only the schedule lowers.
+        # There is one a rollout, and each is recorded, if any is.
+        value = self.config.optim
+        whole = OptimConfig(
+            "sgd",
+            lr=1.0,
+            schedule=value.schedule,
+            final_lr=value.final_lr / value.lr,
+            schedule_steps=value.schedule_steps,
+            warmup_steps=value.warmup_steps,
+            stats_every=min(1, value.stats_every),
+        )
         self.learner = self.new_learner("policy", whole, network=self.network)
         self.value_learner = self.new_learner("value", critic=self.critic)
         self.memory = Rollout(self.config.rollout_size, device=self.device)
@@ -135,12 +145,11 @@ class TRPO(Agent):
         gradient = self.learner.flat.gradient
         if not (gradient.isfinite().all() and terms["policy"].isfinite()):
             return 0.0, 0.0, self.learner.step_along(gradient, terms).skipped
-        direction = self.learner.lr * self.natural(gradient, data)  # less than 1 after a rollback
-        share, kl = self.line_search(direction, float(terms["policy"]), data)
+        direction = self.natural(gradient, data)
+        share, kl = self.line_search(self.learner.lr * direction, float(terms["policy"]), data)
         if share == 0.0:
             return share, kl, False
-        step = self.learner.step_along(share / self.learner.lr * direction, terms)
-        return share, kl, step.skipped
+        return share, kl, self.learner.step_along(share * direction, terms).skipped
 
     def natural(self, gradient: Tensor, data: list[Tensor]) -> Tensor:
         """F⁻¹g, as long as the trust region reaches: ½ xᵀF x = max_kl (appendix C)."""

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch.func import jacrev
 
 import envs
-from agents import NPG, TRPO, NetworkConfig, NPGConfig, TRPOConfig
+from agents import NPG, TRPO, NetworkConfig, NPGConfig, OptimConfig, TRPOConfig
 from tests.contract.support import batches
 
 BOX = spaces.Box(-1, 1, (3,))
@@ -141,6 +141,21 @@ def test_after_a_rollback_the_shorter_step_is_the_one_that_was_searched():
         _, aux = trpo.policy_loss(*inputs)
     assert float(aux["kl"]) == pytest.approx(kl, rel=1e-3)
     assert kl < 0.5**2 * 0.05 * 1.5
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 1.0), (750, 0.25), (1000, 0.0)])
+def test_a_schedule_shortens_the_policys_steps_as_it_does_the_values(step, share):
+    optim = OptimConfig(lr=1e-3, schedule="linear", schedule_steps=1000)
+    trpo, usual = agent(spaces.Discrete(4), optim=optim), agent(spaces.Discrete(4))
+    trpo.learner.env_steps = trpo.value_learner.env_steps = step
+    inputs = data(usual)
+    before = usual.learner.flat.vector.clone()
+    assert usual.improve(inputs)[0] == 1.0
+    trpo.improve(inputs)
+    whole = usual.learner.flat.vector - before
+    torch.testing.assert_close(trpo.learner.flat.vector, before + share * whole)
+    assert trpo.value_learner.lr == pytest.approx(share * 1e-3)
+    assert trpo.learner.skipped == 0
 
 
 def test_without_backtracking_it_is_the_natural_policy_gradient():
