@@ -28,7 +28,7 @@ try:
 
     # isort: split
     from agents.doctor.history import Layers, Table, layers_of, part_of, positions, rows_of
-    from agents.doctor.rules import USUAL_RATIO
+    from agents.doctor.rules.steps import USUAL_RATIO
     from agents.doctor.statistics import STATISTICS
     from agents.runner.arguments import bad_input, guarded, parse
     from agents.runner.results import (

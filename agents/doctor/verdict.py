@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from agents.doctor.finding import Finding
 from agents.doctor.history import History
-from agents.doctor.rules import FEWEST_ROWS
+from agents.doctor.rules.reading import FEWEST_ROWS
 
 
 class Verdict(NamedTuple):
