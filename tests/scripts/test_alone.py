@@ -18,7 +18,7 @@ def test_a_script_imports_no_other(script: Path) -> None:
         assert not {module.split(".")[0] for module in modules} & names
 
 
-@pytest.mark.parametrize("name", ["cliff", "deep_sea", "replay", "speed"])
+@pytest.mark.parametrize("name", ["cliff", "deep_sea", "envs", "replay", "speed"])
 def test_ctrl_c_ends_a_benchmark_without_a_traceback(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
