@@ -355,7 +355,10 @@ class _Vectorized:
 
 def _rows(function: Any, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
     """A function of goals for M of them: all at once if it can, else one by one."""
-    found = np.asarray(function(achieved, desired, {}))
+    try:
+        found = np.asarray(function(achieved, desired, {}))
+    except ValueError:  # as of an `if` that is asked of an array
+        found = np.empty(())
     if found.shape != (len(achieved),):
         pairs = zip(achieved, desired, strict=True)
         found = np.array([function(one, other, {}) for one, other in pairs])

@@ -397,6 +397,10 @@ CASES = (
     Case("nan-obs-ppo", "ppo", CARTPOLE, 15_000, ("non_finite",), change=nan_obs),
     Case("nan-obs-dqn", "dqn", CARTPOLE, 10_000, ("non_finite",), change=nan_obs),
     Case("inf-reward-sarsa", "sarsa", CARTPOLE, 20_000, ("non_finite",), change=inf_reward),
+    Case(
+        *("support-c51", "c51", "Acrobot-v1", 30_000, ("support",)),
+        "--agent.v-min 0 --agent.v-max 100",
+    ),
     Case("forgetting-ppo", "ppo", CARTPOLE, None, ("forgotten",), callback=Forget),
     Case("deaf-ppo", "ppo", CARTPOLE, 20_000, ("looks_healthy", "noise"), deaf=True),
     Case("deaf-a2c", "a2c", CARTPOLE, 30_000, ("looks_healthy", "noise"), deaf=True),

@@ -157,11 +157,13 @@ class PPO(Agent):
             for minibatch in data.shuffled(count, self.rng):
                 step = self.learner.minimize(self.loss, *minibatch)
                 log_ratios.append(step.aux["log_ratio"])
-                moved = c.target_kl is not None and kl(log_ratios[-1]) > 1.5 * c.target_kl
-                if step.skipped or moved:
-                    return torch.cat(log_ratios)
-            if c.adaptive_kl is not None:
+                far = c.target_kl is not None and bool(kl(log_ratios[-1]) > 1.5 * c.target_kl)
+                if step.skipped or far:
+                    break
+            if c.adaptive_kl is not None and not step.skipped:
                 self.steer(float(kl(torch.cat(log_ratios))) / c.adaptive_kl)
+            if step.skipped or far:
+                break
         return torch.cat(log_ratios)
 
     def steer(self, far: float) -> None:

@@ -42,12 +42,12 @@ def batch_renorm(
     Ioffe 2017, "Batch renormalization", algorithm 1. Returns y, μ and σ² (the biased one), both
     detached.
     """
-    seen = x.detach()
+    seen = x.detach().float()  # statistics are never of half precision
     batch_mean = seen.mean(-2, keepdim=True)
     batch_variance = (seen - batch_mean).square().mean(-2, keepdim=True)
     running = (variance + eps).sqrt()
-    bound = torch.as_tensor(r_max, dtype=x.dtype, device=x.device)
-    limit = torch.as_tensor(d_max, dtype=x.dtype, device=x.device)
+    bound = torch.as_tensor(r_max, dtype=seen.dtype, device=x.device)
+    limit = torch.as_tensor(d_max, dtype=seen.dtype, device=x.device)
     r = ((batch_variance + eps).sqrt() / running).clamp(1.0 / bound, bound)
     d = ((batch_mean - mean) / running).clamp(-limit, limit)
     y = _standardized(x, r * scale, d * scale + shift, eps)

@@ -394,7 +394,8 @@ class Network(nn.Module):
             lead, start, rows = obs.shape[:-1], None, None
             x = obs.reshape(1, -1, obs.shape[-1])
             size = memory.state_size
-            state = obs.new_zeros(1).expand(x.shape[1], size) if state is None else state
+            if state is None:  # of the start; observations may be bytes
+                state = torch.zeros(1, device=obs.device).expand(x.shape[1], size)
             state = state.reshape(-1, size)
         steps, x = x.shape[:2], self.observations.expand(x.flatten(0, 1))
         if self.conv is not None:

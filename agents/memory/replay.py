@@ -163,7 +163,7 @@ class Replay:
             )
             raise ValueError(
                 f"buffer_size is {capacity}: it would take {capacity * each:,} bytes, more than "
-                "can be had"
+                "can be had; where observations are stacks of frames, frames keeps each frame once"
             ) from None
         self._pool = Pool(frame, dtype)
 

@@ -46,6 +46,8 @@ class ExpectedSARSAConfig(AgentConfig):
     """Environment steps from one burst of the updates due to the next."""
     double: bool = True
     """Take the policy from the online network, as it acts; False: from the target network too."""
+    dueling: bool = False
+    """Learn the value of a state and the advantages of its actions apart (Wang et al. 2016)."""
     loss: Literal["huber", "squared"] = "huber"
     """What is made of the TD error."""
     target_every: int = 100
@@ -90,7 +92,9 @@ class ExpectedSARSA(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.network = self.new_network({"q": Head(self.discrete_actions(), masked=True)})
+        self.network = self.new_network(
+            {"q": Head(self.discrete_actions(), masked=True, dueling=c.dueling)}
+        )
         self.learner = self.new_learner("expected_sarsa", network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = self.new_replay(

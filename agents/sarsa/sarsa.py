@@ -49,6 +49,8 @@ class SARSAConfig(AgentConfig):
     """Transitions in each update, over all environments. No target reaches beyond them."""
     epochs: int = 1
     """Updates on each rollout, before it is forgotten."""
+    dueling: bool = False
+    """Learn the value of a state and the advantages of its actions apart (Wang et al. 2016)."""
     loss: Literal["huber", "squared"] = "huber"
     """What is made of the TD error."""
     target_every: int = 100
@@ -98,7 +100,9 @@ class SARSA(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.network = self.new_network({"q": Head(self.discrete_actions(), masked=True)})
+        self.network = self.new_network(
+            {"q": Head(self.discrete_actions(), masked=True, dueling=c.dueling)}
+        )
         self.learner = self.new_learner("sarsa", network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = Rollout(c.rollout_size, next_action=not c.expected, device=self.device)

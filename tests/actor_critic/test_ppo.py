@@ -41,6 +41,14 @@ def test_the_divergence_comes_to_where_it_is_steered():
     assert ppo.learner.lr > 3e-4
 
 
+def test_a_round_that_went_too_far_lowers_the_rate_though_it_is_ended_early():
+    settings = {"rollout_size": 256, "epochs": 4, "batch_size": 64}
+    ppo, tasks = agent(**settings, adaptive_kl=1e-3, target_kl=2e-3, optim={"lr": 1e-2})
+    for batch in islice(batches(ppo, tasks), 8):
+        ppo.update(batch)
+    assert ppo.learner.lr < 6e-3
+
+
 def test_a_steered_rate_is_resumed():
     ppo, _ = agent(adaptive_kl=0.01)
     ppo.steer(9.0)

@@ -153,6 +153,18 @@ def test_without_a_memory_nothing_is_recalled(cls):
     assert evaluate(agent, tasks, 200).mean == pytest.approx(0, abs=0.3)
 
 
+@BOTH
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_values_of_pixels_are_those_of_an_episode_that_begins(cls, dtype):
+    pixels = gymnasium.spaces.Box(0, 255, (4, 4, 1), dtype)
+    agent = cls(pixels, gymnasium.spaces.Discrete(2), seed=1)
+    obs = np.stack([pixels.sample(), pixels.sample()])
+    state = torch.zeros(2, agent.network.memory.state_size)
+    flat = torch.from_numpy(agent.observations.flatten(obs))
+    with torch.no_grad():
+        torch.testing.assert_close(agent.estimate(flat), agent.network(flat, state=state)["value"])
+
+
 def test_nothing_is_carried_and_kept_without_a_recurrent_layer():
     agent = small(PPO, looped())
     actor = agent.actor(3)

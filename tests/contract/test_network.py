@@ -35,3 +35,13 @@ def test_batch_statistics_are_learned_or_refused_by_name(cls):
     for batch in islice(batches(agent, tasks), 8):
         agent.update(batch)
     assert all(count >= 1 for count in counts)
+
+
+def test_every_agent_learns_with_products_of_half_precision(cls):
+    tasks = envs.make(task(cls), num_envs=4)
+    agent = small(cls, tasks, optim={"precision": "bfloat16"})
+    began = weights(agent)
+    for batch in islice(batches(agent, tasks), 4):
+        agent.update(batch)
+    assert weights(agent).isfinite().all()
+    assert not weights(agent).equal(began)

@@ -25,6 +25,9 @@ CONFIG: dict[str, Any] = {
     "config": config_to_json(PPOConfig()),
 }
 DQN = {"target_every": 100, "buffer_size": 20_000, "updates_per_step": 0.5, "batch_size": 64}
+HISTOGRAM = {"value": "categorical", "v_min": 0.0, "v_max": 50.0}
+OTHERS = DQN | HISTOGRAM
+"""Settings of DQN that PPO has not."""
 
 
 def history(
@@ -116,6 +119,7 @@ CASES: dict[str, dict[str, Any]] = {
     "constant_observations": {"updates": {"obs_constant": 1.0}},
     "reward_scale": {"updates": {"reward_max": 1e5}},
     "truncation": {"length": np.where(np.arange(ROWS) % 3, 31.0, 200.0)},
+    "support": {"config": HISTOGRAM},
     "lr_too_high": {"gradients": {"update_ratio": {"all": 0.1}}},
     "lr_too_low": {"gradients": {"update_ratio": {"all": 1e-7}}},
     "too_few_updates": {"config": {"rollout_size": 20_000}},
@@ -183,7 +187,7 @@ def test_advice_names_a_field_there_is_and_a_value_that_it_takes(name: str) -> N
         config: Any = PPOConfig()
         for key in path:
             config = getattr(config, key)
-        if last in DQN and not hasattr(config, last):
+        if last in OTHERS and not hasattr(config, last):
             continue
         replace(config, **{last: advice.value})  # raises where it is impossible
 
@@ -276,6 +280,17 @@ def test_a_critic_with_settings_of_its_own_is_judged_and_advised_by_them() -> No
     assert fields == ["agent.critic_network.activation", "agent.critic_network.hidden_sizes"]
 
 
+def test_a_histogram_is_given_room_on_the_side_where_returns_are() -> None:
+    def flags(low: float, high: float, returns: float) -> list[str]:
+        h = history(estimate=returns, config={**HISTOGRAM, "v_min": low, "v_max": high})
+        h.evaluations["discounted_return"][:] = returns
+        return [a.flag for finding in diagnose(h) for a in finding.evidence.advice]
+
+    assert flags(0.0, 50.0, 60.0) == ["--agent.v-max 100"]
+    assert flags(0.0, 100.0, -20.0) == ["--agent.v-min -30"]
+    assert flags(0.0, 50.0, 50.4) == flags(-30.0, 0.0, -20.0) == []
+
+
 @pytest.mark.parametrize(("momentum", "found"), [(0.9, False), (0.5, True)])
 def test_what_is_noise_depends_on_adams_memory(momentum: float, found: bool) -> None:
     """Of independent gradients Adam's two moments leave a tenth, or with β₁ = 0.5 a third."""
@@ -339,7 +354,7 @@ def test_the_flag_says_the_value(name: str) -> None:
     begun = history(**CASES[name])
     for finding in diagnose(begun):
         for advice in finding.evidence.advice:
-            if advice.field and advice.field.removeprefix("agent.") not in DQN:
+            if advice.field and advice.field.removeprefix("agent.") not in OTHERS:
                 a = read_arguments(PPO, ["--env", "x", "--steps", "1", *advice.flag.split()])
                 now = replace(begun, config={"config": config_to_json(a.agent)})
                 assert not advice.changes(now), advice

@@ -58,8 +58,16 @@ class Corridor(gymnasium.Wrapper[Any, Any, Any, Any]):
         return bool(np.linalg.norm(achieved - desired) < 0.5)
 
 
-def test_a_task_that_judges_one_goal_at_a_time_is_asked_one_by_one() -> None:
-    with envs.VectorEnv([Corridor(gymnasium.make(ID, bits=2))]) as tasks:
+class Branching(Corridor):
+    """Asks `if` of a reward, which many at once have no answer to."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> float:
+        return 0.0 if np.linalg.norm(achieved - desired, axis=-1) < 0.5 else -1.0
+
+
+@pytest.mark.parametrize("task", [Corridor, Branching])
+def test_a_task_that_judges_one_goal_at_a_time_is_asked_one_by_one(task: Any) -> None:
+    with envs.VectorEnv([task(gymnasium.make(ID, bits=2))]) as tasks:
         judged = tasks.judge(np.array([[0, 1], [1, 1]]), np.array([[0, 1], [0, 1]]))
     assert judged[0].tolist() == [0.0, -1.0]
     assert judged[1].tolist() == [True, False]

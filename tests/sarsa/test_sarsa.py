@@ -125,9 +125,10 @@ def test_a_greedy_policy_is_learned_as_by_q_learning(td_lambda):
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_expected_sarsa_from_replay_with_a_greedy_policy_is_dqn(double):
-    agent, batch = batch_of(ExpectedSARSA, double=double, **PLAIN, **NEVER)
-    dqn = small(DQN, tasks(), double=double, **PLAIN)
+@pytest.mark.parametrize("dueling", [True, False])
+def test_expected_sarsa_from_replay_with_a_greedy_policy_is_dqn(double, dueling):
+    agent, batch = batch_of(ExpectedSARSA, double=double, dueling=dueling, **PLAIN, **NEVER)
+    dqn = small(DQN, tasks(), double=double, dueling=dueling, **PLAIN)
     copy_weights(agent, dqn)
     torch.testing.assert_close(
         agent.td_target(batch, batch.next_obs), dqn.td_target(batch, batch.obs, batch.next_obs)
@@ -167,6 +168,12 @@ def test_expected_sarsa_from_replay_values_the_policy_that_acts_now(double, expl
 def test_settings_that_make_no_sense_are_refused(cls, settings, message):
     with pytest.raises(ValueError, match=message):
         replace(cls.Config(), **settings)
+
+
+def test_a_dueling_sarsa_values_the_state_apart():
+    sarsa = small(SARSA, tasks(), dueling=True, **PLAIN)
+    heads = sarsa.network.heads["q"]
+    assert heads.weight.shape == (3, 16)  # the value's, and the advantages' of two actions
 
 
 # Tasks whose states are numbered ------------------------------------------------------------------

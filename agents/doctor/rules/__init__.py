@@ -43,6 +43,7 @@ RULES = (
     Rule("constant_observations", "Observations are constant", 0.94, inputs.constant_observations),
     Rule("reward_scale", "Rewards are of an unsuitable scale", 0.93, inputs.reward_scale),
     Rule("truncation", "Time limits are treated as endings", 0.92, inputs.truncation),
+    Rule("support", "Returns lie beyond the histogram of values", 0.91, values.support),
     Rule("lr_too_high", "The learning rate is far too high", 0.9, steps.lr_too_high),
     Rule("lr_too_low", "The learning rate is far too low", 0.9, steps.lr_too_low),
     Rule(

@@ -66,6 +66,38 @@ def overestimation(h: History) -> Evidence | None:
     return None
 
 
+def support(h: History) -> Evidence | None:
+    """Returns beyond the ends of a histogram of returns, where they are all one."""
+    low, high = h.setting("v_min"), h.setting("v_max")
+    returns = h.evaluations.get("discounted_return", np.empty(0))
+    known = np.isfinite(returns)
+    if h.setting("value") not in ("categorical", "hl_gauss") or known.sum() < FEWEST_ROWS:
+        return None
+    returns, at = returns[known], h.evaluations["step"][known]
+    slack = 0.01 * (high - low)
+    beyond = np.maximum(returns - high, low - returns)
+    size = float(np.median(beyond[len(beyond) // 2 :]))
+    if size < slack:
+        return None
+    below, above = float(returns.min()), float(returns.max())
+    advice = []
+    if below < low:
+        advice.append(Advice("makes room below", "agent.v_min", -rounded(-1.5 * below)))
+    if above > high:
+        advice.append(Advice("makes room above", "agent.v_max", rounded(1.5 * above)))
+    return Evidence(
+        f"Discounted returns, as they are learned from, lie between {below:.3g} and {above:.3g}, "
+        f"and the histogram of values between {low:g} and {high:g}: what lies beyond an end is "
+        "all alike to it.",
+        tuple(advice),
+        "",
+        "",
+        Series(at, beyond).began(beyond > slack),
+        severity(size, slack),
+        {"least_return": below, "largest_return": above},
+    )
+
+
 def critic_drowns_actor(h: History) -> Evidence | None:
     """The value's gradient takes up the clipped norm, and leaves next to none to the policy's."""
     for learner, layers in h.layers.items():
