@@ -64,7 +64,7 @@ class Observations:
         """Purely uint8 or bool observations are kept as uint8, in a quarter of the memory."""
         self.scale = 1.0 / (highs.pop() or 1) if self.dtype == np.uint8 else 1.0
         """What stored bytes are multiplied by, so that the network reads numbers up to 1."""
-        self.image = _image(space)
+        self.image = image_of(space)
         """The form of the image, if the observation is one."""
         self._runs = _runs(columns)
         self._flat = isinstance(space, spaces.Box) and len(space.shape) == 1
@@ -194,7 +194,7 @@ def _highest_byte(space: spaces.Space[Any]) -> int | None:
     return None
 
 
-def _image(space: spaces.Space[Any]) -> Image | None:
+def image_of(space: spaces.Space[Any]) -> Image | None:
     """Which axis of a Box with three is the channels: the first if it is shorter than the last."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         return None
