@@ -51,6 +51,8 @@ class Checkpoint(Callback):
         self.every = every
         self.manifest: Manifest = {"name": "", "best": None, "replay": []}
         """Of the last checkpoint."""
+        self.held = False
+        """Whether to wait with the next one, as while updates fail: there may be a way back."""
         self.evaluation = ""
         self._best: dict[str, Any] | None = None
         self._due = False
@@ -67,7 +69,8 @@ class Checkpoint(Callback):
             self._due = True
 
     def stepped(self, run: Run, transition: Any) -> None:
-        if (self._due or run.passed(self.every)) and not run.over:
+        self._due |= run.passed(self.every)
+        if self._due and not self.held and not run.over:
             self.write(run)
 
     def ended(self, run: Run) -> None:

@@ -132,6 +132,8 @@ def _train(
     finally:
         training.close()
     if guard.gave_up:
+        for line in health.lines() if health is not None else ():
+            print(line, file=sys.stderr)
         print(f"stopped at step {agent.steps}: {guard.gave_up}", file=sys.stderr)
         return GAVE_UP
     if not run.finished:

@@ -49,8 +49,9 @@ UPDATES = {
 
 METRICS = {
     "policy_entropy": "of the policy, in nats",
-    "kl": "from the policy that acted to the one after the update, in nats",
-    "clip_fraction": "share of the probability ratios beyond the clip, in an update's last epoch",
+    "kl": "from the policy that acted to that of an update's last epoch, seen before each of its "
+    "steps, in nats; with one step an update it is therefore 0. TRPO's is of its whole step",
+    "clip_fraction": "share of the probability ratios beyond the clip, seen as kl is",
     "explained_variance": "1 - Var(return - value) / Var(return), before the update",
     "epsilon": "probability of a random action",
     "q": "value of the actions in the batch",

@@ -27,8 +27,9 @@ class Guard(Callback):
     """Leaves a post-mortem of the first skipped steps, and acts after `limit` of them in a row.
 
     `limit` counts for each learner; 0 means never. To `stop` ends the run so that it can be
-    resumed. To roll back puts weights, optimiser, targets and normalisers to the last checkpoint,
-    halves the learning rate, and goes on; without a checkpoint, or after three times, it stops.
+    resumed. To roll back puts weights, optimiser, targets and normalisers to the last checkpoint
+    from before the first of them, halves the learning rate, and goes on; without a checkpoint, or
+    after three times, it stops.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Guard(Callback):
         self._due = ""
 
     def learned(self, run: Run, learner: Learner, step: Step) -> None:
+        if self.checkpoint is not None and (step.skipped or self.in_a_row):
+            self.checkpoint.held = step.skipped or len(self.in_a_row) > 1
         if not step.skipped:
-            if self.in_a_row:
-                self.in_a_row.pop(learner.name, None)
+            self.in_a_row.pop(learner.name, None)
             return
         count = self.in_a_row[learner.name] = self.in_a_row.get(learner.name, 0) + 1
         if self.written < KEPT and run.batch is not None:
@@ -83,7 +85,7 @@ class Guard(Callback):
         self.gave_up = why
         if self.written:
             self.gave_up += f"; to see one again: python scripts/examine.py {self.folder} --replay"
-        run.stop(why, interrupted=True)
+        run.stop(why, failed=True)
 
     def _roll_back(self, run: Run, why: str) -> None:
         assert self.checkpoint is not None
@@ -105,6 +107,7 @@ class Guard(Callback):
                 saved["parts"][learner][key] = now["parts"][learner][key]
             saved["parts"][learner]["lr_scale"] = now["parts"][learner]["lr_scale"] * LOWERED
         run.agent.load_state_dict(saved)
+        self.checkpoint.held = False
         self.rollbacks += 1
         print(
             f"{why}: back to the checkpoint of step {name}, learning rate times {LOWERED}",

@@ -36,7 +36,7 @@ class Health(Callback):
             self.look(run)
 
     def ended(self, run: Run) -> None:
-        if run.finished:
+        if run.finished or run.failed:
             self.look(run)
 
     def look(self, run: Run) -> None:

@@ -126,7 +126,8 @@ class Recorder(Callback):
         self._tables["evaluations"].write([dict(zip(EVALUATIONS, row, strict=True))])
 
     def ended(self, run: Run) -> None:
-        if run.finished:  # an interrupted run goes on with its interval when it is resumed
+        # An interrupted run goes on with its interval when it is resumed; a failed one is read.
+        if run.finished or run.failed:
             for name, interval in self.intervals.items():
                 if interval.seen:
                     self._close_interval(run, name)

@@ -92,6 +92,8 @@ class Run:
         """Why the run is to end before its steps are done."""
         self.interrupted = False
         """Whether it was told to end in order to be resumed later."""
+        self.failed = False
+        """Whether that was because its updates failed."""
         introduce(agent, envs)
         agent.plan(steps)
         # A hook that nobody overrides costs nothing.
@@ -106,10 +108,10 @@ class Run:
         for learner in agent.learners.values():
             learner.observer = self._observe if self._hooks["learned"] else None
 
-    def stop(self, reason: str, interrupted: bool = False) -> None:
+    def stop(self, reason: str, interrupted: bool = False, failed: bool = False) -> None:
         """End the run after this step. The first reason counts."""
         if not self.stopped:
-            self.stopped, self.interrupted = reason, interrupted
+            self.stopped, self.interrupted, self.failed = reason, interrupted or failed, failed
 
     @property
     def over(self) -> bool:

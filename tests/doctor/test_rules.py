@@ -291,6 +291,55 @@ def test_a_histogram_is_given_room_on_the_side_where_returns_are() -> None:
     assert flags(0.0, 50.0, 50.4) == flags(-30.0, 0.0, -20.0) == []
 
 
+def flags(h: History) -> list[str]:
+    """What the first finding advises, as flags."""
+    return [advice.flag for advice in diagnose(h)[0].evidence.advice]
+
+
+def test_a_trust_region_is_made_smaller_and_not_its_critic_slower() -> None:
+    h = history(updates={"kl": 0.5, "clip_fraction": math.nan}, config={"max_kl": 0.4})
+    assert flags(h) == ["--agent.max-kl 0.02"]
+    assert "nan" not in diagnose(h)[0].evidence.because
+
+
+def test_few_updates_because_they_began_late_are_begun_sooner() -> None:
+    """6,400 of 10 in 40,000 steps, where two a step were asked for."""
+    config = {**DQN, "updates_per_step": 2.0, "batch_size": 10, "learning_starts": 36_000}
+    assert flags(history(config=config)) == ["--agent.learning-starts 800"]
+    few = config | {"updates_per_step": 0.16, "batch_size": 10}
+    assert flags(history(config=few)) == ["--agent.updates-per-step 3"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "advised"),
+    [
+        ({"epsilon_steps": 1000}, ["--agent.epsilon-steps 20000"]),
+        ({"epsilon_steps": 1000, "network": {"noisy": True}}, []),
+        ({"exploration": "boltzmann", "temperature": 1.0}, ["--agent.temperature 3"]),
+    ],
+)
+def test_more_is_tried_by_what_the_agent_explores_with(
+    settings: dict[str, Any], advised: list[str]
+) -> None:
+    h = history(returns=FLAT)
+    own = {k: v for k, v in h.config["config"].items() if k != "entropy_weight"}
+    h = replace(h, config={**h.config, "config": own | settings})
+    assert diagnose(h)[0].rule.name == "looks_healthy"
+    assert [flag for flag in flags(h) if flag] == advised
+
+
+def test_with_a_penalty_dead_units_have_a_gradient() -> None:
+    quiet = {"dormant": DEAD}
+    assert diagnose(history(gradients=quiet)) == []
+    (finding,) = diagnose(history(gradients=quiet, config=optim(l2=1e-4)))
+    assert finding.rule.name == "dead_units"
+
+
+def test_soft_values_are_not_held_against_returns_without_entropy() -> None:
+    assert diagnose(history(estimate=500.0))[0].rule.name == "overestimation"
+    assert diagnose(history(estimate=500.0, config={"initial_temperature": 1.0})) == []
+
+
 @pytest.mark.parametrize(("momentum", "found"), [(0.9, False), (0.5, True)])
 def test_what_is_noise_depends_on_adams_memory(momentum: float, found: bool) -> None:
     """Of independent gradients Adam's two moments leave a tenth, or with β₁ = 0.5 a third."""

@@ -54,7 +54,9 @@ def make_run(*names, steps=10**9):
     agent: Any = Tiny(spaces.Box(-1, 1, (1,)), spaces.Discrete(2))
     agent.learners = learners
     tasks = SimpleNamespace(episodes=[])
-    return SimpleNamespace(agent=agent, envs=tasks, steps=steps, finished=True, to_json=dict)
+    return SimpleNamespace(
+        agent=agent, envs=tasks, steps=steps, finished=True, failed=False, to_json=dict
+    )
 
 
 def step(update, norm=1.0, terms=None, scalars=None, **more):
@@ -218,6 +220,14 @@ def test_a_finished_run_writes_its_last_interval(started, tmp_path):
     recorder.ended(run)
     assert rows(tmp_path / "updates.csv") == []  # it goes on when it is resumed
     run.finished = True
+    recorder.ended(run)
+    assert len(rows(tmp_path / "updates.csv")) == 1
+
+
+def test_a_run_that_failed_shows_the_interval_in_which_it_did(started, tmp_path):
+    recorder, run = started(5)
+    learn(recorder, run, "a", step(1))
+    run.finished, run.failed = False, True
     recorder.ended(run)
     assert len(rows(tmp_path / "updates.csv")) == 1
 

@@ -31,14 +31,17 @@ def explore(h: History) -> Iterator[Advice]:
     """More or longer exploration, by what the agent explores with."""
     if (weight := h.setting("entropy_weight")) is not None:
         yield Advice("keeps it trying", "agent.entropy_weight", max(0.01, rounded(3 * weight)))
-    elif (steps := h.setting("epsilon_steps")) is not None:
+    elif h.setting("exploration") == "boltzmann":
+        warmer = rounded(3 * h.setting("temperature"))
+        yield Advice("draws actions more evenly", "agent.temperature", warmer)
+    elif (steps := h.setting("epsilon_steps")) is not None and not h.setting("network.noisy"):
         longer = int(max(2 * steps, (h.config.get("steps") or 0) // 2))
         yield Advice("tries longer", "agent.epsilon_steps", longer)
 
 
 def steady_target(h: History) -> Iterator[Advice]:
     """What keeps a bootstrapped value from feeding on itself."""
-    if h.setting("double") is False:
+    if h.setting("double") is False and not h.setting("munchausen"):  # which excludes it
         yield Advice("chooses and values by two networks", "agent.double", True)
     every = h.setting("target_every")
     if every is not None and every < TARGET_RESTS / 2 and h.setting("tau") in (None, 1.0):

@@ -45,10 +45,16 @@ def too_few_updates(h: History) -> Evidence | None:
         batch = h.setting("batch_size")
         reused = made * (batch or 0) / h.steps
         if per_step is not None and batch and reused < 2:
+            late = per_step * batch >= 2  # it is not how many, but from when on
+            starts = max(1, int(h.config.get("steps") or h.steps) // 50)
             return Evidence(
                 f"{made:,.0f} updates of {batch} were made in {h.steps:,.0f} steps: each step is "
                 f"learned from {reused:.2g} times, where 8 to 64 are usual.",
-                (Advice("makes more of it", "agent.updates_per_step", rounded(32 / batch)),),
+                (
+                    Advice("begins to learn sooner", "agent.learning_starts", starts)
+                    if late
+                    else Advice("makes more of it", "agent.updates_per_step", rounded(32 / batch)),
+                ),
                 "",
                 learner,
                 0.0,

@@ -7,7 +7,7 @@ import numpy as np
 from agents.doctor.finding import Advice, Evidence
 from agents.doctor.history import History, Series
 from agents.doctor.rules.advice import lower_lr
-from agents.doctor.rules.reading import FEWEST_ROWS, field_of
+from agents.doctor.rules.reading import FEWEST_ROWS, field_of, setting_of
 
 DEAD = 0.75
 """Share of a layer's units that are dormant and without a gradient (calibrated)."""
@@ -28,8 +28,11 @@ def _dormant(h: History, rising: bool) -> Evidence | None:
         layers = h.layers.get(learner)
         if layers is None or "dormant" not in layers.columns:
             continue
-        # Of each layer the smaller share: a unit that is only quiet still has a gradient.
-        shares = np.fmin(layers.columns["dormant"], layers.columns["zero_fraction"])
+        shares = layers.columns["dormant"].copy()
+        if not any(setting_of(h, learner, f"optim.{penalty}") for penalty in ("l1", "l2")):
+            # A unit that is only quiet still has a gradient; with a penalty, which is a part of the
+            # gradient, a dead one has too.
+            shares = np.fmin(shares, layers.columns["zero_fraction"])
         shares[~np.isfinite(layers.columns["dormant"])] = -1.0  # of a head, which has no units
         at = int(np.median(shares[:, shares.shape[1] // 2 :], axis=1).argmax())
         share, worst = Series(layers.at, shares[at]), layers.names[at]

@@ -92,11 +92,15 @@ def too_many_epochs(h: History) -> Evidence | None:
             # The divergence grows as the square of the way, and that with the passes.
             fewer = max(1, min(10, round(epochs * math.sqrt(USUAL_KL / size))))
             advice.insert(0, Advice("makes fewer passes", "agent.epochs", fewer))
+        advice.extend(lower_lr(h, learner, 3.0, "or smaller steps"))
+        if h.setting("max_kl") is not None:  # one step a round; the rest is the value's
+            epochs, advice = None, [Advice("makes a shorter step", "agent.max_kl", USUAL_KL)]
         return Evidence(
             f"A round of updates moves the policy by a KL divergence of {size:.2g} nats "
-            f"({USUAL_KL} is usual) and {cut.middle():.0%} of the ratios are beyond the clip"
+            f"({USUAL_KL} is usual)"
+            + (f" and {cut.middle():.0%} of the ratios are beyond the clip" if cut else "")
             + (f", in {epochs} epochs." if epochs else "."),
-            (*advice, *lower_lr(h, learner, 3.0, "or smaller steps")),
+            tuple(advice),
             "kl",
             learner,
             float(kl.at[np.argmax(kl.values > STATISTICS["kl"].high)]),

@@ -43,8 +43,8 @@ def overestimation(h: History) -> Evidence | None:
                 {"value_max": value.middle(), "value_bound": float(bound.values[-1])},
             )
     estimate, truth = h.evaluations.get("value_estimate"), h.evaluations.get("discounted_return")
-    if estimate is None or truth is None:
-        return None
+    if estimate is None or truth is None or h.setting("initial_temperature") is not None:
+        return None  # a soft value counts the entropy to come, which no return has
     known = np.isfinite(estimate) & np.isfinite(truth)
     estimate, truth, at = estimate[known], truth[known], h.evaluations["step"][known]
     if len(estimate) < FEWEST_ROWS:
