@@ -55,7 +55,7 @@ def render(runs: Sequence[Run]) -> str:
     data: dict[str, Any] = {
         "runs": [
             {
-                "name": _name(run, labels[id(run)], several),
+                "name": _name(run, labels[id(run)], runs, several),
                 "env": run.env,
                 "group": groups.index((run.env, labels[id(run)])),
                 **_curves(history),
@@ -114,9 +114,10 @@ def _title(runs: Sequence[Run]) -> str:
     return ", ".join(what[:3]) + (f" and {len(what) - 3} more" if len(what) > 3 else "")
 
 
-def _name(run: Run, label: str, several: bool) -> str:
+def _name(run: Run, label: str, runs: Sequence[Run], several: bool) -> str:
     """What tells a run from the others."""
-    return f"{label}, seed {run.seed}" if several else f"seed {run.seed}"
+    env = f" on {run.env}" if len({other.env for other in runs}) > 1 else ""
+    return f"{label}{env}, seed {run.seed}" if several else f"seed {run.seed}"
 
 
 def _final(history: History) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,8 @@ class TensorBoard(Callback):
 class Wandb(Callback):
     """Into Weights & Biases, by wandb as it is set up: WANDB_MODE=offline keeps it on the disk.
 
-    The run's folder gives its name and, so that a resumed run goes on where it was, its id.
+    The run's folder gives its name. Its id is drawn anew and goes into checkpoints, so that a
+    resumed run goes on where it was, and another in a folder of the same name is another.
     """
 
     def __init__(self, folder: str | Path, project: str, config: Mapping[str, Any]) -> None:
@@ -75,6 +77,7 @@ class Wandb(Callback):
 
         self._wandb = wandb
         self.folder = Path(folder)
+        self.id = f"{self.folder.name}-{secrets.token_hex(4)}"
         self.project = project
         self.config = dict(config)
         self._run: Any = None
@@ -83,7 +86,7 @@ class Wandb(Callback):
         self._run = self._wandb.init(
             project=self.project,
             name=self.folder.name,
-            id=self.folder.name,
+            id=self.id,
             resume="allow",
             dir=str(self.folder),
             settings=self._wandb.Settings(console="off", x_disable_stats=True),
@@ -96,19 +99,30 @@ class Wandb(Callback):
         """One row of a CSV file."""
         self._run.log({"step": row["step"], **dict(scalars(table, row))})
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"id": self.id}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.id = state["id"]
+
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
 
 
 class Trackio(Callback):
-    """Into trackio's own database: `trackio show` draws it, TRACKIO_DIR says where it lies."""
+    """Into trackio's own database: `trackio show` draws it, TRACKIO_DIR says where it lies.
+
+    A run is called by its folder and what tells it from others in folders of that name; it is kept
+    in checkpoints.
+    """
 
     def __init__(self, folder: str | Path, project: str, config: Mapping[str, Any]) -> None:
         import trackio
 
         self._trackio = trackio
         self.folder = Path(folder)
+        self.id = f"{self.folder.name}-{secrets.token_hex(4)}"
         self.project = project
         self.config = dict(config)
         self._run: Any = None
@@ -117,7 +131,7 @@ class Trackio(Callback):
         with contextlib.redirect_stdout(sys.stderr):  # it has much to say
             self._run = self._trackio.init(
                 project=self.project,
-                name=self.folder.name,
+                name=self.id,
                 resume="allow",
                 config=self.config,
                 embed=False,
@@ -128,6 +142,12 @@ class Trackio(Callback):
     def show(self, table: str, row: Mapping[str, Any]) -> None:
         """One row of a CSV file."""
         self._run.log(dict(scalars(table, row)), step=int(row["step"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"id": self.id}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.id = state["id"]
 
     def close(self) -> None:
         if self._run is not None:

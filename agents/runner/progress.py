@@ -112,7 +112,11 @@ class Progress(Callback):
         speed = taken / max(elapsed - self.evaluating, 1e-9)
         left = (run.steps - run.agent.steps) * elapsed / taken if taken else math.nan
         mean_return = sum(self.returns) / len(self.returns) if self.returns else math.nan
-        norms = [f"{step.grad_norm:.3g}" for step in self.steps.values()]
+        several = len(self.steps) > 1
+        norms = [
+            f"{name} {step.grad_norm:.3g}" if several else f"{step.grad_norm:.3g}"
+            for name, step in self.steps.items()
+        ]
         return {
             "return": _number(mean_return),
             "evaluation": _number(self.evaluation),

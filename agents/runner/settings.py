@@ -182,6 +182,13 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
     eval_every, checkpoint_every = a.eval_every, a.checkpoint_every
     if eval_every is None:
         eval_every = min(a.steps, max(EVAL_EVERY, a.steps // 50))
+        if a.target_return is not None:  # which ends a run at an evaluation before its last step
+            eval_every = max(1, min(eval_every, a.steps // 10))
+    elif a.target_return is not None and not 0 < eval_every < a.steps:
+        raise BadInput(
+            f"--target-return needs evaluations before the run's end: give an --eval-every of 1 to "
+            f"{a.steps - 1}, or none"
+        )
     if checkpoint_every is None:
         checkpoint_every = max(1, a.steps // 10)
     return replace(a, eval_every=eval_every, checkpoint_every=checkpoint_every)

@@ -1,5 +1,7 @@
 """What tyro says in a box of several lines is one line, in a terminal and elsewhere."""
 
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -105,3 +107,23 @@ def test_a_script_ends_with_its_exit_code(error, code, said, capsys):
 
     assert guarded("a.py", run) == code
     assert capsys.readouterr().err == said
+
+
+def test_a_reader_that_reads_no_further_is_no_error():
+    code = (
+        "from agents.runner.arguments import guarded\n"
+        "def run():\n"
+        "    for _ in range(100_000):\n"
+        "        print('a line')\n"
+        "    return 0\n"
+        "raise SystemExit(guarded('a.py', run))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "a line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0

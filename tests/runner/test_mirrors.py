@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,11 +88,22 @@ def test_trackio_keeps_a_run_on_the_disk(tmp_path, monkeypatch, capsys):
     from trackio.sqlite_storage import SQLiteStorage
 
     folder = tmp_path / "tiny-0"
-    trained(folder, Trackio(folder, "chainrule", {"agent": "tiny"}))
-    logs = SQLiteStorage.get_logs("chainrule", "tiny-0")
+    mirror = Trackio(folder, "chainrule", {"agent": "tiny"})
+    trained(folder, mirror)
+    logs = SQLiteStorage.get_logs("chainrule", mirror.id)
     for name, table, key in (
         ("episodes/return", "episodes", "return"),
         ("updates/tiny/loss", "updates", "loss"),
     ):
         assert [row[name] for row in logs if name in row] == column(folder / f"{table}.csv", key)
     assert capsys.readouterr().out == ""  # where a script's result stands
+
+
+@pytest.mark.parametrize("kind", ["wandb", "trackio"])
+def test_a_run_is_the_same_when_it_is_resumed_and_no_other_in_its_folder(tmp_path, kind):
+    pytest.importorskip(kind)
+    cls: Any = {"wandb": Wandb, "trackio": Trackio}[kind]
+    first, other, resumed = (cls(tmp_path / "tiny-0", "chainrule", {}) for _ in range(3))
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.id == first.id != other.id
+    assert first.id.startswith("tiny-0-")

@@ -87,6 +87,13 @@ def test_what_differs_between_runs_is_shown(make_run: MakeRun, tmp_path: Path) -
     assert "<td>0.001</td><td>0.02</td>" in table[0]
 
 
+def test_runs_of_several_environments_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    one, other = make_run(seed=1), make_run(env="Acrobot-v1", seed=1)
+    text = report(tmp_path, one, other).read_text()
+    assert '"name":"ppo on CartPole-v1, seed 1"' in text
+    assert '"name":"ppo on Acrobot-v1, seed 1"' in text
+
+
 def test_thinning_keeps_peaks_and_ends() -> None:
     at, values = np.arange(1.0, 10_001), np.zeros(10_000)
     values[1234] = 7.0

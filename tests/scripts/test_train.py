@@ -447,6 +447,17 @@ def test_the_run_ends_at_the_target_return(run, tmp_path):
     assert "finished" in err
 
 
+def test_a_target_return_is_looked_at_before_the_end(run, tmp_path):
+    short = ["--env", "CartPole-v1", "--steps", "400", "--num-envs", "2", "--eval-episodes", "2"]
+    code, _, err = run(*short, "--out", "x", "--target-return", "5")
+    assert code == 0
+    assert "stopped at step 40:" in err  # a tenth of the way
+    for every in ("0", "400"):
+        code, out, err = run(*short, "--out", "y", "--target-return", "5", "--eval-every", every)
+        assert (code, out) == (2, "")
+        assert "--target-return needs evaluations before the run's end" in err
+
+
 # As processes of their own ----------------------------------------------------------------------
 
 
