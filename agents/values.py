@@ -50,6 +50,10 @@ class Value:
         """What r + γ Z(s', a') looks like, from the part of the next action."""
         return reward + discount * successor
 
+    def target_mean(self, target: Tensor) -> Tensor:
+        """The expectation of a target, `(B,)`: what the TD error is taken to."""
+        return target
+
     def loss(self, taken: Tensor, target: Tensor, tau: Tensor | None = None) -> Tensor:
         """How far the part of the action taken is from the target, `(B,)`."""
         return self._loss(taken, target)
@@ -78,6 +82,9 @@ class CategoricalValue(Value):
 
     def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
         return targets.categorical(reward, discount, successor.softmax(-1), self.support)
+
+    def target_mean(self, target: Tensor) -> Tensor:
+        return target @ self.support
 
     def loss(self, taken: Tensor, target: Tensor, tau: Tensor | None = None) -> Tensor:
         return losses.cross_entropy(taken, target)
@@ -118,6 +125,9 @@ class QuantileValue(Value):
 
     def target(self, reward: Tensor, discount: Tensor, successor: Tensor) -> Tensor:
         return reward.unsqueeze(-1) + discount.unsqueeze(-1) * successor
+
+    def target_mean(self, target: Tensor) -> Tensor:
+        return target.mean(-1)
 
     def loss(self, taken: Tensor, target: Tensor, tau: Tensor | None = None) -> Tensor:
         if tau is None:

@@ -167,7 +167,9 @@ class CrossQ(Agent):
         q, next_q = both.chunk(2, dim=1)
         target = reward + discount * next_q.detach().amin(0)
         error = losses.squared(q, target.expand_as(q))
-        aux = {"q": q.detach().mean(), "q_spread": q.detach().std(0, correction=0).mean()}
+        found = q.detach()
+        aux = {"q": found.mean(), "q_spread": found.std(0, correction=0).mean()}
+        aux |= {"prediction": found, "target": target}
         return {"td": error.mean(-1).sum()}, aux | statistics
 
     def actor_loss(

@@ -194,6 +194,7 @@ class SAC(Agent):
         error = self.value.loss(q, target.expand(len(q), *target.shape))
         expected = self.value.expectation(q.detach())
         aux = {"q": expected.mean(), "q_spread": expected.std(0, correction=0).mean()}
+        aux |= {"prediction": expected, "target": self.value.target_mean(target)}
         return {"td": error.mean(-1).sum()}, aux
 
     def actor_loss(

@@ -152,7 +152,9 @@ class TD3(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         q = self.critics(obs, dropout, action=action)["q"]  # (E, B)
         error = losses.squared(q, target.expand_as(q))
-        return {"td": error.mean(-1).sum()}, {"q": q.detach().mean()}
+        found = q.detach()
+        aux = {"q": found.mean(), "prediction": found, "target": target}
+        return {"td": error.mean(-1).sum()}, aux
 
     def actor_loss(
         self, obs: Tensor, dropout: list[Tensor] | None, critic_dropout: list[Tensor] | None

@@ -219,7 +219,8 @@ class TRPO(Agent):
         self, obs: Tensor, returns: Tensor, noise: list[Tensor] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         value = self.critic(obs, noise)["value"]
-        return {"value": losses.squared(value, returns).mean()}, {}
+        aux = {"prediction": value.detach(), "target": returns}
+        return {"value": losses.squared(value, returns).mean()}, aux
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,9 @@ STATISTICS = {
     ),
     "value_max": Statistic("Largest |value|", "The largest value the critic gave.", log=True),
     "value_bound": Statistic(
-        "Bound of values", "Largest reward / (1 − γ), which no true value exceeds.", log=True
+        "Bound of values",
+        "Largest reward / (1 − γ), which no true value exceeds but for entropy bonuses.",
+        log=True,
     ),
     "reward_max": Statistic(
         "Largest |reward|",

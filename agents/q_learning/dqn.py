@@ -180,8 +180,8 @@ class DQN(Agent):
         weight = batch.extras.get("weight")
         step = self.learner.minimize(self.loss, obs, batch.action, target, weight, tau, noise)
         if not step.skipped:
-            if "index" in batch.extras:
-                self.memory.reprioritize(batch.extras["index"], step.aux["td_error"])
+            if weight is not None:
+                self.memory.reprioritize(batch.extras["index"], step.aux["priority"])
             if self.learner.updates % self.config.target_every == 0:
                 self.target.follow(self.config.tau)
         return {"epsilon": self.epsilon}
@@ -221,11 +221,12 @@ class DQN(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         taken = of_action(self.network(obs, noise, tau=tau)["q"], action)
         error = self.value.loss(taken, target, tau)
-        if weight is not None:
-            error = weight * error
         detached = taken.detach()
         q = self.value.expectation(detached)
-        aux = {"prediction": q, "td_error": self.value.error(detached, target), "q": q.mean()}
+        aux = {"prediction": q, "target": self.value.target_mean(target), "q": q.mean()}
+        if weight is not None:
+            error = weight * error
+            aux["priority"] = self.value.error(detached, target)
         return {"td": error.mean()}, aux
 
 

@@ -31,7 +31,8 @@ UPDATES = {
     "lr": "learning rate of the last step",
     "cosine": "between a gradient and the one of the update before",
     "snr": "Adam's signal to noise, ‖m̂‖²/Σv̂; pure noise gives (1-β₁)/(1+β₁)",
-    "td_error_mean": "|target - prediction| of the critic, mean over the batch",
+    "td_error_mean": "|target - prediction| of the critic, mean over the batch and an ensemble's "
+    "members; of distributions their expectations are compared",
     "td_error_p99": "the least |TD error| that 99 % of a batch do not exceed",
     "td_error_max": "the largest |TD error| of the interval's recorded batches",
     "value_max": "the largest |prediction| of the critic in the interval's recorded batches",

@@ -262,6 +262,17 @@ def test_a_target_of_what_learns_from_rollouts_moves_with_each() -> None:
     assert finding.evidence.advice[0].value == 160  # of 6,400 updates in 40,000 steps
 
 
+def test_values_with_entropy_to_come_in_them_are_not_held_to_the_rewards_bound() -> None:
+    """Three times what rewards add up to is much for a return, and nothing for a soft value."""
+    high = {"value_max": 300.0}
+    (finding,) = diagnose(history(high))
+    assert (finding.rule.name, finding.evidence.statistic) == ("overestimation", "value_max")
+    assert diagnose(history(high, config={"initial_temperature": 1.0})) == []
+    # What episodes came to says it of these too.
+    found = diagnose(history(high, config={"initial_temperature": 1.0}, estimate=500.0))
+    assert [finding.rule.name for finding in found] == ["overestimation"]
+
+
 def test_a_critic_with_settings_of_its_own_is_judged_and_advised_by_them() -> None:
     """As in SAC: the actor's learning rate is none of the critic's business."""
 

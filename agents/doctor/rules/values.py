@@ -17,7 +17,12 @@ as Adam makes good for it (calibrated)."""
 
 def overestimation(h: History) -> Evidence | None:
     """Values beyond what the rewards can ever add up to, or that grow without end."""
-    for learner in h.learners:
+    # A soft value, SAC's or a relative's, counts each nat of entropy to come as a reward, and may
+    # exceed the bound by temperature * entropy / (1 - gamma): where rewards are small or a learned
+    # temperature is still high that is more than the bound itself (SAC, TQC and CrossQ, nothing
+    # wrong with them, came to 1.5 to 3 times it in 2,500 steps of MountainCarContinuous).
+    soft = h.setting("initial_temperature") is not None
+    for learner in () if soft else h.learners:
         value, bound = h.series("value_max", learner), h.series("value_bound", learner)
         if len(value.values) < FEWEST_ROWS or not bound or not bound.values[-1] > 0:
             continue
