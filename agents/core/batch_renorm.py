@@ -42,7 +42,7 @@ def batch_renorm(
     Ioffe 2017, "Batch renormalization", algorithm 1. Returns y, μ and σ² (the biased one), both
     detached.
     """
-    seen = x.detach().float()  # statistics are never of half precision
+    seen = x.detach().to(torch.promote_types(x.dtype, mean.dtype))  # never of half precision
     batch_mean = seen.mean(-2, keepdim=True)
     batch_variance = (seen - batch_mean).square().mean(-2, keepdim=True)
     running = (variance + eps).sqrt()

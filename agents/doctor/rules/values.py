@@ -17,12 +17,11 @@ as Adam makes good for it (calibrated)."""
 
 def overestimation(h: History) -> Evidence | None:
     """Values beyond what the rewards can ever add up to, or that grow without end."""
-    # A soft value, SAC's or a relative's, counts each nat of entropy to come as a reward, and may
-    # exceed the bound by temperature * entropy / (1 - gamma): where rewards are small or a learned
-    # temperature is still high that is more than the bound itself (SAC, TQC and CrossQ, nothing
-    # wrong with them, came to 1.5 to 3 times it in 2,500 steps of MountainCarContinuous).
-    soft = h.setting("initial_temperature") is not None
-    for learner in () if soft else h.learners:
+    if h.setting("initial_temperature") is not None:
+        # A soft value, SAC's or a relative's, counts the entropy to come as rewards: where these
+        # are small it is beyond their bound and beyond every return, and nothing is wrong.
+        return None
+    for learner in h.learners:
         value, bound = h.series("value_max", learner), h.series("value_bound", learner)
         if len(value.values) < FEWEST_ROWS or not bound or not bound.values[-1] > 0:
             continue
@@ -48,8 +47,8 @@ def overestimation(h: History) -> Evidence | None:
                 {"value_max": value.middle(), "value_bound": float(bound.values[-1])},
             )
     estimate, truth = h.evaluations.get("value_estimate"), h.evaluations.get("discounted_return")
-    if estimate is None or truth is None or h.setting("initial_temperature") is not None:
-        return None  # a soft value counts the entropy to come, which no return has
+    if estimate is None or truth is None:
+        return None
     known = np.isfinite(estimate) & np.isfinite(truth)
     estimate, truth, at = estimate[known], truth[known], h.evaluations["step"][known]
     if len(estimate) < FEWEST_ROWS:
