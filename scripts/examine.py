@@ -47,8 +47,9 @@ class Arguments:
     replay: bool = False
     """Make the steps again that were not finite, from the post-mortems that they left."""
     explain: Output | None = None
-    """Explain by the features of observations what the agent estimates as return, or what it does;
-    each feature is then masked to see what it is worth."""
+    """Explain by the features of observations what the agent estimates as return, or what it does
+    (of an action of several components, the first one); each feature is then masked to see what it
+    is worth."""
     method: Method | None = None
     """How to explain: gradient times input, integrated gradients, or layer-wise relevance
     propagation; None: integrated."""
@@ -140,7 +141,7 @@ def _print(table: Table) -> None:
 
 def _explained(report: dict[str, Any], folder: Path) -> Table:
     """An explanation as a table."""
-    title = f"{folder}: the {report['output']} of {report['agent']} by {report['method']}"
+    title = f"{folder}: the {report['explained']} of {report['agent']} by {report['method']}"
     table = Table(title=title)
     for column in ("feature", "share", "return without it", "where output is largest", "least"):
         table.add_column(column)

@@ -38,18 +38,33 @@ MOST_STEPS = 1000
 def output_of(agent: Agent, output: Output) -> relevance.Output:
     """What is explained, as a function of observations as the network reads them `(B, size)`.
 
-    The agent's estimate of the return, or by how much its greedy action's logit, value or first
-    component exceeds the mean. Raises BadInput where the agent has none.
+    The agent's estimate of the return, or of what it does the first component: by how much the
+    greedy choice's logit or value exceeds the mean of all choices, of a switch the logit towards
+    what is greedily done with it, of Box actions the mean (where tanh bounds it, before it does).
+    Raises BadInput where the agent has none.
     """
-    network = getattr(agent, "network", None)
     if output == "value":
         with torch.no_grad():
             if agent.estimate(torch.zeros(1, agent.observations.size)) is None:
                 raise BadInput(f"{agent.name} estimates no value here: use --explain action")
         return lambda x: _tensor(agent.estimate(x))
-    if not isinstance(network, Network) or not {"policy", "q"} & set(network.heads):
+    if isinstance(agent.action_space, spaces.Dict | spaces.Tuple):
+        raise BadInput(
+            f"explained are actions of one kind, not {agent.action_space}: use --explain value"
+        )
+    if _chooser(agent) is None:
         raise BadInput(f"{agent.name} has no policy or action values to explain: use value")
     return lambda x: (_scores(agent, x) * _selected(agent, x)).sum(-1)
+
+
+def described(agent: Agent, output: Output) -> str:
+    """What is explained, in words; an action of several components by its first one."""
+    space = agent.action_space
+    count = math.prod(agent.actions.shape)
+    if output == "value" or count == 1:
+        return output
+    part = {spaces.Box: "number", spaces.MultiBinary: "switch"}.get(type(space), "choice")
+    return f"action's first {part} of {count}"
 
 
 def _tensor(value: Tensor | None) -> Tensor:
@@ -57,23 +72,55 @@ def _tensor(value: Tensor | None) -> Tensor:
     return value
 
 
+def _network_with(agent: Agent, head: str, *names: str) -> Network | None:
+    """The first of these networks of an agent that has such a head."""
+    found = (getattr(agent, name, None) for name in names)
+    return next((n for n in found if isinstance(n, Network) and head in n.heads), None)
+
+
+def _chooser(agent: Agent) -> tuple[Network, str] | None:
+    """The network that actions are chosen by, and its head."""
+    for head, names in (("policy", ("network", "actor_network")), ("q", ("network",))):
+        if (network := _network_with(agent, head, *names)) is not None:
+            return network, head
+    return None
+
+
+def _valuer(agent: Agent) -> tuple[Network, str] | None:
+    """The one network that the estimate of the return is made by, and its head."""
+    if (network := _network_with(agent, "value", "critic", "network")) is not None:
+        return network, "value"
+    chooser = _chooser(agent)
+    return chooser if chooser is not None and chooser[1] == "q" else None
+
+
 def _scores(agent: Any, x: Tensor) -> Tensor:
-    """What actions are chosen by, `(B, A)`; means of Box actions."""
-    if "policy" in agent.network.heads:
-        output = agent.network(x)["policy"]
-        box = isinstance(agent.action_space, spaces.Box)
-        return output.chunk(2, -1)[0] if box else output
-    return agent.q_values(x) if hasattr(agent, "q_values") else agent.network(x)["q"]
+    """What actions are chosen by, `(B, A)`: all numbers of the policy's head, or all values."""
+    chooser = _chooser(agent)
+    assert chooser is not None
+    network, head = chooser
+    return agent.q_values(x) if head == "q" and hasattr(agent, "q_values") else network(x)[head]
 
 
 def _selected(agent: Agent, x: Tensor) -> Tensor:
-    """Weights `(B, A)` of scores: the greedy action against the mean; of Box, the first one."""
+    """Weights `(B, A)` of scores, 0 beyond the action's first component.
+
+    Of choices the greedy one against the mean; of a switch ±1, towards what is done with it.
+    """
     with torch.no_grad():
         scores = _scores(agent, x)
-    if isinstance(agent.action_space, spaces.Box):
-        return torch.eye(scores.shape[-1])[0].expand_as(scores)
-    best = torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1])
-    return best - 1.0 / scores.shape[-1]
+    space, weights = agent.action_space, torch.zeros_like(scores)
+    if isinstance(space, spaces.Box):
+        weights[:, 0] = 1.0
+    elif isinstance(space, spaces.MultiBinary):
+        weights[:, 0] = torch.where(scores[:, 0] > 0, 1.0, -1.0)
+    else:
+        choices = scores.shape[-1]
+        if isinstance(space, spaces.MultiDiscrete):
+            choices = int(space.nvec.flat[0])
+        best = scores[:, :choices].argmax(-1)
+        weights[:, :choices] = torch.nn.functional.one_hot(best, choices) - 1.0 / choices
+    return weights
 
 
 def attributions(
@@ -85,21 +132,23 @@ def attributions(
         return relevance.gradient_times_input(f, x, baseline)
     if method == "integrated":
         return relevance.integrated_gradients(f, x, baseline.expand_as(x))
-    network: Any = getattr(agent, "network", None)
-    heads = list(network.heads) if isinstance(network, Network) else []
-    if output == "value" and "value" in heads:
-        return relevance.layerwise_relevance(network, x, "value", torch.ones(len(x), 1))
-    head = "policy" if "policy" in heads else "q"
-    if head not in heads:
-        raise BadInput(f"{agent.name} has no network that relevance is passed back through")
-    if output == "value":
+    found = _valuer(agent) if output == "value" else _chooser(agent)
+    if found is None:
+        raise BadInput(
+            f"{agent.name} estimates the return by several networks, and lrp passes relevance back "
+            "through one: use integrated gradients"
+        )
+    network, head = found
+    if output == "action":
+        if isinstance(agent.action_space, spaces.Box):
+            raise BadInput("lrp explains the value or discrete actions: use integrated gradients")
+        select = _selected(agent, x)
+    elif head == "value":
+        select = torch.ones(len(x), 1)
+    else:
         with torch.no_grad():
             scores = _scores(agent, x)
         select = torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).to(x)
-    else:
-        select = _selected(agent, x)
-    if isinstance(agent.action_space, spaces.Box) and head == "policy":
-        raise BadInput("lrp explains the value or discrete actions: use integrated")
     return relevance.layerwise_relevance(network, x, head, select)
 
 
@@ -143,6 +192,7 @@ def explain(
         "agent": agent.name,
         "step": agent.steps,
         "output": output,
+        "explained": described(agent, output),
         "method": method,
         "features": [
             {"feature": i, "share": float(share[i]), "mean": float(raw[:, i].mean())} for i in order

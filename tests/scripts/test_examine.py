@@ -177,6 +177,15 @@ def test_an_explanation_names_the_feature_that_counts(run, tmp_path, tasks, outp
     assert least < largest
 
 
+def test_of_an_action_of_several_numbers_it_is_said_which_is_explained(run, tmp_path):
+    pytest.importorskip("Box2D")
+    tasks = envs.make("LunarLanderContinuous-v3", num_envs=2)
+    trained(AGENTS["td3"], tmp_path / "run", tasks, 64, env="LunarLanderContinuous-v3")
+    code, out, err = run(tmp_path / "run", "--explain", "action", "--probe", 16, "--episodes", 1)
+    assert (code, err) == (0, "")
+    assert "the action's first number of 2 of td3 by integrated" in " ".join(out.split())
+
+
 def test_what_cannot_be_explained_is_one_clear_line(run, tmp_path, tasks):
     trained(AGENTS["qrdqn"], tmp_path / "run", tasks)
     code, out, err = run(tmp_path / "run", "--explain", "value", "--method", "lrp")
