@@ -166,13 +166,12 @@ def _examined(report: dict[str, Any], folder: Path) -> Table:
             table.add_row(name, *row)
         table.add_section()
     churn = report["churn"]
-    moved = f", moved {churn['moved']:.2g} of the range" if "moved" in churn else ""
-    table.add_row(
-        "",
-        "policy churn",
-        f"{churn['changed']:.1%}{moved}",
-        "greedy actions that one update changes",
-    )
+    if "changed" in churn:
+        meaning = "greedy actions that one update changes"
+        table.add_row("", "policy churn", f"{churn['changed']:.1%}", meaning)
+    if "moved" in churn:
+        meaning = "how far one update moves greedy actions"
+        table.add_row("", "policy churn", f"{churn['moved']:.2g} of the range", meaning)
     return table
 
 
@@ -212,8 +211,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         norms = ", ".join(f"{name} {norm:.3g}" for name, norm in terms["norms"].items())
         rows.append(("loss terms, gradient norms", norms, f"{terms['trunk']} trunk"))
         for pair, cosine in terms["cosines"].items():
-            value = "none" if cosine is None else f"{cosine:.3f}"
-            rows.append((f"cosine {pair}", value, "below 0 they pull against each other"))
+            meaning = "below 0 they pull against each other"
+            rows.append((f"cosine {pair}", f"{cosine:.3f}", meaning))
     for network, p in found["plasticity"].items():
         ratio = "inf" if p["ratio"] is None else f"{p['ratio']:.2f}"
         rows.append(
