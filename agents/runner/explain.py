@@ -7,6 +7,7 @@ agent acts, beside each of the others.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,10 @@ from torch import Tensor
 import envs
 from agents.agent import Agent
 from agents.core import relevance
+from agents.core.blocks import HiddenLayer
+from agents.core.learner import Learner
 from agents.core.network import Network
+from agents.core.normalizer import EPSILON
 from agents.core.seeding import derived
 from agents.runner.arguments import BadInput
 from agents.runner.evaluate import evaluate
@@ -166,27 +170,13 @@ def explain(
     """
     run, agent = read_run(folder), load(folder)
     features = agent.observations
-    if features.image is not None or not features.numeric.all():
-        raise BadInput(f"explained are observations of plain numbers, not {features.space}")
-    if not isinstance(features.space, spaces.Box) or len(features.space.shape) != 1:
-        raise BadInput(f"explained are observations of one axis, not {features.space}")
-    raw = _seen(agent, run.env, seed, probe)
-    flat = features.flatten(raw)
-    x = torch.from_numpy(flat if agent.obs_normalizer is None else agent.obs_normalizer(flat))
+    raw, x = _probe(agent, run.env, seed, probe)
     mean = x.mean(0, keepdim=True)
     with torch.enable_grad():
         found = attributions(agent, x, output, method, mean)
         share = found.abs().mean(0)
         share = share / share.sum().clamp_min(1e-30)
-        f = output_of(agent, output)
-        low, high = x.amin(0), x.amax(0)
-        value = f(x).detach()
-        best = relevance.maximise(f, x[value.argmax()][None], low, high)
-        worst = relevance.maximise(lambda x: -f(x), x[value.argmin()][None], low, high)
-        extremes = {
-            name: {"obs": at[0].tolist(), "output": float(f(at).detach())}
-            for name, at in (("largest", best), ("least", worst))
-        }
+        extremes = _extremes(agent, output_of(agent, output), x)
     order = share.argsort(descending=True).tolist()
     report: dict[str, Any] = {
         "agent": agent.name,
@@ -206,6 +196,110 @@ def explain(
                 agent, run.env, seed, episodes, row["feature"], row["mean"]
             )
     return report
+
+
+def explain_unit(folder: Path, unit: str, seed: int = 0, probe: int = 512) -> dict[str, Any]:
+    """The observations in the range of those seen at which a hidden unit is largest and least.
+
+    Raises BadInput for a unit that there is none of, and where `explain` does.
+    """
+    run, agent = read_run(folder), load(folder)
+    f = unit_of(agent, unit)
+    raw, x = _probe(agent, run.env, seed, probe)
+    with torch.enable_grad():
+        extremes = _extremes(agent, f, x)
+    return {
+        "agent": agent.name,
+        "step": agent.steps,
+        "unit": unit,
+        "seen": {"least": raw.min(0).tolist(), "largest": raw.max(0).tolist()},
+        "extremes": extremes,
+    }
+
+
+def unit_of(agent: Agent, unit: str) -> relevance.Output:
+    """What a hidden unit gives out, from LAYER:INDEX or, where learners have layers of the same
+    name, LEARNER:LAYER:INDEX, named as in gradients.csv. Indices count from 0.
+
+    Raises BadInput, with what there is, for another learner, layer or index, and for a layer that
+    reads actions too.
+    """
+    *learner, layer, number = unit.rsplit(":", 2) if ":" in unit else (unit, "")
+    found = {
+        (name, own): (network, module, member)
+        for name, each in agent.learners.items()
+        for own, network, module, member in _hidden(each)
+    }
+    places = [at for at in found if at[1] == layer and learner in ([], [at[0]])]
+    if not number.isdecimal() or not places:
+        known = ", ".join(":".join(at) for at in found)
+        raise BadInput(f"--unit is {unit}: use LAYER:INDEX, the hidden layers are {known}")
+    if len(places) > 1:
+        several = " or ".join(f"{name}:{layer}:{number}" for name, _ in places)
+        raise BadInput(f"--unit is {unit}, and several learners have that layer: use {several}")
+    network, module, member = found[places[0]]
+    if network.action_size:
+        raise BadInput(f"--unit is {unit}, which reads actions too: use one of another network")
+    if int(number) >= module.outputs:
+        raise BadInput(f"--unit is {unit}: use an index from 0 to {module.outputs - 1}")
+
+    def f(x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        hook = module.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        try:
+            network(x)
+        finally:
+            hook.remove()
+        return kept[0].reshape(module.members, -1, module.outputs)[member, :, int(number)]
+
+    return f
+
+
+def _hidden(learner: Learner) -> Iterator[tuple[str, Network, HiddenLayer, int]]:
+    """Each hidden layer by its name in gradients.csv: its network, module and place in a stack."""
+    for key, network in learner.modules.items():
+        prefix = f"{key}." if len(learner.modules) > 1 else ""
+        if isinstance(network, Network):
+            for module in network.modules():
+                if isinstance(module, HiddenLayer):
+                    for member, name in enumerate(module.layer_names):
+                        yield prefix + name, network, module, member
+
+
+def _extremes(agent: Agent, f: relevance.Output, x: Tensor) -> dict[str, Any]:
+    """Where f is largest and least within the range of x `(B, size)`, in the units of the task."""
+    low, high, value = x.amin(0), x.amax(0), f(x).detach()
+    best = relevance.maximise(f, x[value.argmax()][None], low, high)
+    worst = relevance.maximise(lambda x: -f(x), x[value.argmin()][None], low, high)
+    return {
+        name: {"obs": _raw(agent, at)[0].tolist(), "output": float(f(at).detach())}
+        for name, at in (("largest", best), ("least", worst))
+    }
+
+
+def _raw(agent: Agent, x: Tensor) -> np.ndarray:
+    """Observations as the task gives them, from ones as the network reads them `(B, size)`."""
+    found, normalizer = x.numpy(), agent.obs_normalizer
+    if normalizer is None:
+        return found
+    return found * np.sqrt(normalizer.variance + EPSILON) + normalizer.mean
+
+
+def _probe(agent: Agent, env: str, seed: int, count: int) -> tuple[np.ndarray, Tensor]:
+    """Observations `(count, size)` of greedy play, and the same as the network reads them.
+
+    Raises BadInput for ones that are not plain numbers.
+    """
+    features = agent.observations
+    if features.image is not None or not features.numeric.all():
+        raise BadInput(f"explained are observations of plain numbers, not {features.space}")
+    if not isinstance(features.space, spaces.Box) or len(features.space.shape) != 1:
+        raise BadInput(f"explained are observations of one axis, not {features.space}")
+    raw = _seen(agent, env, seed, count)
+    flat = features.flatten(raw)
+    return raw, torch.from_numpy(
+        flat if agent.obs_normalizer is None else agent.obs_normalizer(flat)
+    )
 
 
 def _seen(agent: Agent, env: str, seed: int, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from agents.core import relevance
 from agents.runner.arguments import BadInput
-from agents.runner.explain import attributions, described, output_of
+from agents.runner.explain import attributions, described, output_of, unit_of
 from agents.runner.registry import AGENTS
 from tests.contract.support import config
 
@@ -107,3 +107,42 @@ def test_of_box_actions_the_first_mean_is_explained(name):
     torch.testing.assert_close(found.sum(1), change, rtol=5e-2, atol=5e-2)
     with pytest.raises(BadInput, match="use integrated gradients"):
         attributions(agent, X, "action", "lrp", MEAN)
+
+
+@pytest.mark.parametrize("member", ["policy", "value"])
+def test_a_unit_is_found_by_the_name_of_its_layer(member):
+    agent = agent_of("ppo", spaces.Discrete(2))
+    first, second = agent.network.trunk
+    stack = second(first(X.expand(2, -1, -1)))
+    found = unit_of(agent, f"{member}.trunk.1:7")(X)
+    assert torch.equal(found, stack[["policy", "value"].index(member), :, 7])
+
+
+def test_a_unit_of_a_name_that_two_learners_have_needs_the_learner():
+    agent = agent_of("trpo", spaces.Discrete(2))
+    for name, network in (("policy", agent.network), ("value", agent.critic)):
+        found = unit_of(agent, f"{name}:trunk.0:3")(X)
+        assert torch.equal(found, network.trunk[0](X)[:, 3])
+    with pytest.raises(BadInput, match=r"use policy:trunk\.0:3 or value:trunk\.0:3"):
+        unit_of(agent, "trunk.0:3")
+
+
+@pytest.mark.parametrize(
+    ("unit", "message"),
+    [
+        ("policy.trunk.1:16", "use an index from 0 to 15"),
+        ("policy.trunk.1:-1", "use LAYER:INDEX"),
+        ("policy.trunk.1", "use LAYER:INDEX"),
+        ("policy.head:0", "the hidden layers are ppo:policy.trunk.0, ppo:value.trunk.0, ppo:pol"),
+        ("value:policy.trunk.1:0", "the hidden layers are ppo:"),
+    ],
+)
+def test_an_unknown_unit_is_refused_with_what_there_is(unit, message):
+    with pytest.raises(BadInput, match=message):
+        unit_of(agent_of("ppo", spaces.Discrete(2)), unit)
+
+
+def test_a_unit_that_reads_actions_is_refused():
+    agent = agent_of("td3", spaces.Box(-1, 1, (1,)))
+    with pytest.raises(BadInput, match="reads actions too"):
+        unit_of(agent, "0.q.trunk.0:0")

@@ -21,9 +21,11 @@ from scripts import evaluate as evaluation
 from tests.contract.support import small
 
 
-def trained(cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1", **settings):
+def trained(
+    cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1", backend=None, **settings
+):
     """A run's folder after some steps, and its agent."""
-    agent = small(cls, tasks, optim={"schedule": "linear"})
+    agent = small(cls, tasks, optim={"schedule": "linear"}, **settings)
     folder.mkdir()
     config = {
         "agent": cls.name,
@@ -32,8 +34,8 @@ def trained(cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1", **se
         "num_envs": tasks.num_envs,
         "steps": steps,
         "config": config_to_json(agent.config),
-        **settings,
     }
+    config |= {"backend": backend} if backend else {}
     (folder / "config.json").write_text(json.dumps(config))
     train(agent, tasks, steps, [*callbacks, Checkpoint(folder)])
     return agent
@@ -279,6 +281,24 @@ def test_of_an_action_of_several_numbers_it_is_said_which_is_explained(run, tmp_
     assert "the action's first number of 2 of td3 by integrated" in " ".join(out.split())
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_where_a_unit_is_largest_is_said_in_the_units_of_the_task(run, tmp_path, tasks, normalize):
+    """Of a unit that answers to the pole's speed alone: at the ends of what was seen of it."""
+    folder = tmp_path / "run"
+    agent = trained(PPO, folder, tasks, steps=64, normalize_obs=normalize)
+    with torch.no_grad():
+        agent.network.trunk[0].weight[0, :, 5] = torch.tensor([0.0, 0.0, 0.0, 0.1])
+    Checkpoint(folder).write(Run(agent, tasks, 10_000))
+    code, out, err = run(folder, "--unit", "policy.trunk.0:5", "--probe", 64)
+    assert (code, err) == (0, "")
+    assert "unit policy.trunk.0:5 of ppo" in " ".join(out.split())
+    report = json.loads((folder / "activation.json").read_text())
+    for end in ("least", "largest"):
+        reached, seen = report["extremes"][end]["obs"][3], report["seen"][end][3]
+        assert reached == pytest.approx(seen, rel=1e-4)
+    assert report["extremes"]["least"]["output"] < report["extremes"]["largest"]["output"]
+
+
 def test_what_cannot_be_explained_is_one_clear_line(run, tmp_path, tasks):
     trained(AGENTS["qrdqn"], tmp_path / "run", tasks)
     code, out, err = run(tmp_path / "run", "--explain", "value", "--method", "lrp")
@@ -299,6 +319,7 @@ def test_bad_input_is_one_clear_line(run, tmp_path):
     refused(run(tmp_path), "not a run's folder")
     refused(run(tmp_path, "--replay"), "holds no post-mortem")
     refused(run(tmp_path, "--gradients", 0), "--gradients is 0")
+    refused(run(tmp_path, "--unit", "a:0", "--replay"), "--unit goes without")
     refused(run(tmp_path, "--method", "lrp"), "--method lrp is a way to explain: give --explain")
     (tmp_path / "postmortems" / "x").mkdir(parents=True)
     (tmp_path / "postmortems" / "x" / "report.json").write_text("{}")
