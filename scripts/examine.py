@@ -3,6 +3,7 @@
 python scripts/examine.py runs/ppo-CartPole-v1-0
 python scripts/examine.py runs/ppo-CartPole-v1-0 --replay
 python scripts/examine.py runs/ppo-CartPole-v1-0 --explain action --method lrp
+python scripts/examine.py runs/ppo-CartPole-v1-0 --unit policy.trunk.1:17
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ try:
     from agents.runner import postmortem
     from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
     from agents.runner.examine import examine
-    from agents.runner.explain import Method, Output, explain
+    from agents.runner.explain import Method, Output, explain, explain_unit
 except KeyboardInterrupt:  # while this takes its time
     sys.exit(130)
 
@@ -47,11 +48,16 @@ class Arguments:
     replay: bool = False
     """Make the steps again that were not finite, from the post-mortems that they left."""
     explain: Output | None = None
-    """Explain by the features of observations what the agent estimates as return, or what it does;
-    each feature is then masked to see what it is worth."""
+    """Explain by the features of observations what the agent estimates as return, or what it does
+    (of an action of several components, the first one); each feature is then masked to see what it
+    is worth."""
     method: Method | None = None
     """How to explain: gradient times input, integrated gradients, or layer-wise relevance
     propagation; None: integrated."""
+    unit: str | None = None
+    """LAYER:INDEX of a hidden unit, the layer by its name in gradients.csv and with LEARNER: before
+    it where several learners have one of that name: the observations, within the range of those
+    seen, at which it is largest and least."""
     episodes: int = 20
     """Episodes for each masked feature."""
     gradients: int = 16
@@ -62,7 +68,7 @@ class Arguments:
     """For random directions and targets."""
     out: Path | None = None
     """File for what was found, as JSON; None: examination.json in the run's folder, or
-    explanation.json."""
+    explanation.json, or of a unit activation.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_ranges(a, seed=(0, math.inf))
             if a.method is not None and a.explain is None:
                 raise BadInput(f"--method {a.method} is a way to explain: give --explain too")
+            if a.unit is not None and (a.explain is not None or a.replay):
+                raise BadInput("--unit goes without --explain and --replay: give one of them")
             if not a.run.is_dir():
                 raise BadInput(f"{a.run} is no folder: give that of a run")
             torch.set_num_threads(1)
@@ -84,12 +92,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             if a.explain is not None:
                 what, method = "explanation", a.method or "integrated"
                 report = explain(a.run, a.explain, method, a.seed, a.probe, a.episodes)
+                table = _explained(report, a.run)
+            elif a.unit is not None:
+                what, report = "activation", explain_unit(a.run, a.unit, a.seed, a.probe)
+                table = _activated(report, a.run)
             else:
-                what = "examination"
-                report = examine(a.run, a.seed, a.gradients, a.probe)
+                what, report = "examination", examine(a.run, a.seed, a.gradients, a.probe)
+                table = _examined(report, a.run)
             out = a.out or a.run / f"{what}.json"
             out.write_text(json.dumps(report, indent=2) + "\n")
-        _print(_explained(report, a.run) if a.explain else _examined(report, a.run))
+        _print(table)
         print(f"{what}: written to {out}")
         return 0
 
@@ -140,7 +152,7 @@ def _print(table: Table) -> None:
 
 def _explained(report: dict[str, Any], folder: Path) -> Table:
     """An explanation as a table."""
-    title = f"{folder}: the {report['output']} of {report['agent']} by {report['method']}"
+    title = f"{folder}: the {report['explained']} of {report['agent']} by {report['method']}"
     table = Table(title=title)
     for column in ("feature", "share", "return without it", "where output is largest", "least"):
         table.add_column(column)
@@ -155,6 +167,21 @@ def _explained(report: dict[str, Any], folder: Path) -> Table:
     return table
 
 
+def _activated(report: dict[str, Any], folder: Path) -> Table:
+    """What a unit answers to as a table."""
+    table = Table(title=f"{folder}: unit {report['unit']} of {report['agent']}")
+    for column in ("feature", "where unit is largest", "least", "range of those seen"):
+        table.add_column(column)
+    largest, least = (report["extremes"][end] for end in ("largest", "least"))
+    seen = zip(report["seen"]["least"], report["seen"]["largest"], strict=True)
+    rows = zip(largest["obs"], least["obs"], seen, strict=True)
+    for i, (high, low, (start, stop)) in enumerate(rows):
+        table.add_row(str(i), f"{high:.3g}", f"{low:.3g}", f"{start:.3g} to {stop:.3g}")
+    table.add_section()
+    table.add_row("unit", f"{largest['output']:.3g}", f"{least['output']:.3g}", "")
+    return table
+
+
 def _examined(report: dict[str, Any], folder: Path) -> Table:
     """An examination as a table."""
     table = Table(title=f"{folder}: {report['agent']} at step {report['step']}")
@@ -165,13 +192,12 @@ def _examined(report: dict[str, Any], folder: Path) -> Table:
             table.add_row(name, *row)
         table.add_section()
     churn = report["churn"]
-    moved = f", moved {churn['moved']:.2g} of the range" if "moved" in churn else ""
-    table.add_row(
-        "",
-        "policy churn",
-        f"{churn['changed']:.1%}{moved}",
-        "greedy actions that one update changes",
-    )
+    if "changed" in churn:
+        meaning = "greedy actions that one update changes"
+        table.add_row("", "policy churn", f"{churn['changed']:.1%}", meaning)
+    if "moved" in churn:
+        meaning = "how far one update moves greedy actions"
+        table.add_row("", "policy churn", f"{churn['moved']:.2g} of the range", meaning)
     return table
 
 
@@ -211,8 +237,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         norms = ", ".join(f"{name} {norm:.3g}" for name, norm in terms["norms"].items())
         rows.append(("loss terms, gradient norms", norms, f"{terms['trunk']} trunk"))
         for pair, cosine in terms["cosines"].items():
-            value = "none" if cosine is None else f"{cosine:.3f}"
-            rows.append((f"cosine {pair}", value, "below 0 they pull against each other"))
+            meaning = "below 0 they pull against each other"
+            rows.append((f"cosine {pair}", f"{cosine:.3f}", meaning))
     for network, p in found["plasticity"].items():
         ratio = "inf" if p["ratio"] is None else f"{p['ratio']:.2f}"
         rows.append(

@@ -141,7 +141,8 @@ class Attribution(NamedTuple):
     norms: dict[str, float]
     """Of each term's gradient."""
     cosines: dict[str, float]
-    """Between two terms' gradients, by `one~other`; below 0 they pull against each other."""
+    """Between two terms' gradients, by `one~other`; below 0 they pull against each other. Of two
+    that have no weight in common, as in separate trunks, there is none."""
 
 
 def term_gradients(learner: Learner, loss: Loss, *inputs: Any) -> dict[str, Tensor]:
@@ -166,9 +167,8 @@ def attribution(
     norms = {name: float(torch.linalg.vector_norm(g)) for name, g in picked.items()}
     cosines = {
         f"{a}~{b}": float(picked[a].dot(picked[b])) / (norms[a] * norms[b])
-        if norms[a] and norms[b]
-        else float("nan")
         for a, b in combinations(picked, 2)
+        if ((picked[a] != 0) & (picked[b] != 0)).any()
     }
     return Attribution(norms, cosines)
 
@@ -194,7 +194,8 @@ def random_function(obs: Tensor, outputs: int, generator: torch.Generator) -> Te
     √2 cos(w·x + b) of standardised observations, w ~ N(0, 9 / size), b uniform (Rahimi & Recht
     2007).
     """
-    x = (obs - obs.mean(0)) / (obs.std(0) + 1e-8)
+    x = obs.float()  # images are bytes
+    x = (x - x.mean(0)) / (x.std(0) + 1e-8)
     size = obs.shape[-1]
     w = torch.randn(size, outputs, generator=generator) * 3.0 / size**0.5
     b = torch.rand(outputs, generator=generator) * 2.0 * torch.pi

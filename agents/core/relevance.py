@@ -93,6 +93,11 @@ def _dense_layers(
     network: Network, head: str
 ) -> tuple[list[tuple[Tensor, Tensor, HiddenLayer]], Affine]:
     """Weight `(out, in)`, bias and module of each hidden layer before a head, and its own."""
+    if network.memory is not None:
+        raise ValueError(
+            f"relevance is passed back through dense layers, not through a {network.memory.cell}: "
+            "use integrated gradients"
+        )
     last: Any = network.heads[head]
     spec = last.head
     odd = spec.dueling or spec.atoms or spec.cosines

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,7 +52,8 @@ def resumed(folder: Path) -> Run:
     if type(agent) is not AGENTS[run_config.agent]:
         raise BadInput(f"{folder} holds a checkpoint of {agent.name}, not of {run_config.agent}")
     fresh = type(agent)(agent.observation_space, agent.action_space, agent.config, seed=agent.seed)
-    tasks = envs.make(run_config.env, num_envs=run_config.num_envs)
+    backend = run_config.config.get("backend", "auto")  # a run of the library need not say
+    tasks = envs.make(run_config.env, num_envs=run_config.num_envs, backend=backend)
     run = Run(fresh, tasks, 2**62, seed=agent.seed)
     tasks.reset(derived(run.seed, "environment"))
     Checkpoint(folder).restore(run)
@@ -63,19 +64,36 @@ def resumed(folder: Path) -> Run:
     return run
 
 
-def collect(run: Run, gradients: int, probe: int) -> tuple[dict[str, list[Evaluated]], list[Any]]:
+class Update(NamedTuple):
+    """What an update was made of."""
+
+    evaluated: Evaluated
+    size: int
+    """Transitions in it."""
+
+
+def collect(run: Run, gradients: int, probe: int) -> tuple[dict[str, list[Update]], list[Any]]:
     """What the next updates of each learner are made of, at the weights as they stand.
 
-    Also the observations met on the way, `(N, ...)` each. The agent is left as it was, its memory
-    apart.
+    So many `gradients` of each, on transitions that none of the others saw: of what an agent goes
+    over several times, the first pass. Also the observations met on the way, `(N, ...)` each. The
+    agent is left as it was, its memory apart.
     """
     agent = run.agent
-    made: dict[str, list[Evaluated]] = {name: [] for name in agent.learners}
+    made: dict[str, list[Update]] = {name: [] for name in agent.learners}
+    fresh: dict[str, int] = {}
+    """Transitions of the memory's batch that are still to come in each learner's first pass."""
     seen: list[Any] = []
 
     def keep(learner: Learner, step: Step) -> None:
-        if step.evaluated is not None and not step.skipped:
-            made[learner.name].append(step.evaluated)
+        found, name = step.evaluated, learner.name
+        if found is None or step.skipped or len(made[name]) >= gradients:
+            return
+        # What passes through a network beside a transition, such as its successor, is no other.
+        size = min(_rows(found.inputs), whole)
+        if size <= fresh[name]:
+            fresh[name] -= size
+            made[name].append(Update(found, size))
 
     def enough() -> bool:
         return all(len(found) >= gradients for found in made.values())
@@ -94,6 +112,8 @@ def collect(run: Run, gradients: int, probe: int) -> tuple[dict[str, list[Evalua
         agent.observe(transition)
         for batch in agent.memory.batches():
             if not enough():
+                whole = int(batch.valid.sum())
+                fresh = dict.fromkeys(made, whole)
                 agent.learn(batch)
                 # Counts go on, or what an agent does in every other update would never come.
                 steps, counts = agent.steps, {k: x.updates for k, x in agent.learners.items()}
@@ -123,7 +143,7 @@ def examine(folder: Path, seed: int = 0, gradients: int = GRADIENTS, probe: int 
         found: Report = {"batches": len(made[name])}
         found["features"] = _features(learner, obs, seed)
         if made[name]:
-            found |= _of_losses(agent, learner, made[name], generator)
+            found |= _of_losses(learner, made[name], generator)
         found["plasticity"] = _plasticity(agent, learner, obs, seed)
         report["learners"][name] = found
     report["churn"] = _churn(agent, made, seen)
@@ -176,41 +196,44 @@ def _networks(learner: Learner) -> list[Network]:
     return [m for m in learner.modules.values() if isinstance(m, Network)]
 
 
-def _of_losses(
-    agent: Agent, learner: Learner, made: list[Evaluated], generator: torch.Generator
-) -> Report:
+def _of_losses(learner: Learner, made: list[Update], generator: torch.Generator) -> Report:
     """What the losses of some updates say, all at the same weights."""
-    rows, sizes = [], []
-    for one in made:
+    gradients = []
+    for one, _ in made:
         learner.gradient(one.loss, *one.inputs)
-        rows.append(learner.flat.gradient.clone())
-        sizes.append(_batch_size(one.inputs))
-    gradients = torch.stack(rows)
-    found: Report = {"batch_size": float(np.mean(sizes)) if all(sizes) else None}
-    if len(made) > 1 and all(sizes):
-        noise = examination.noise_scale(gradients, float(np.mean(sizes)))
+        gradients.append(learner.flat.gradient.clone())
+    size = float(np.mean([one.size for one in made]))
+    found: Report = {"batch_size": size}
+    if len(made) > 1:
+        noise = examination.noise_scale(torch.stack(gradients), size)
         found["noise"] = {**noise._asdict(), "scale": _finite(noise.scale)}
-    first = made[0]
-    try:
-        curvature = examination.sharpness(
-            learner, first.loss, *first.inputs, generator=generator, iterations=50
-        )
-        found["curvature"] = {**curvature._asdict(), "lr": learner.lr}
-    except RuntimeError as error:  # a kernel without a second derivative
-        found["curvature"] = {"why_not": " ".join(str(error).split())}
+    first = made[0].evaluated
+    found["curvature"] = _curvature(learner, first, generator)
     terms = examination.term_gradients(learner, first.loss, *first.inputs)
     where = examination.trunk_weights(learner)
     found["terms"] = {
         "trunk": "shared" if where is not None else "separate",
         **examination.attribution(terms, where)._asdict(),
     }
-    found["terms"]["cosines"] = {n: _finite(v) for n, v in found["terms"]["cosines"].items()}
     return found
 
 
-def _batch_size(inputs: tuple[Any, ...]) -> int:
-    tensors = [x for x in inputs if isinstance(x, Tensor) and x.ndim]
-    return len(tensors[0]) if tensors else 0
+def _curvature(learner: Learner, one: Evaluated, generator: torch.Generator) -> Report:
+    """That of a loss whose gradient is followed; of others it says nothing about the steps."""
+    if one.direction is not None:
+        return {"why_not": "its steps follow a direction of their own, not this loss's gradient"}
+    try:
+        found = examination.sharpness(
+            learner, one.loss, *one.inputs, generator=generator, iterations=50
+        )
+    except RuntimeError as error:  # a kernel without a second derivative
+        return {"why_not": " ".join(str(error).split())}
+    return {**found._asdict(), "lr": learner.lr}
+
+
+def _rows(inputs: tuple[Any, ...]) -> int:
+    """Rows of the first batch among a loss's inputs."""
+    return next(len(x) for x in inputs if isinstance(x, Tensor) and x.ndim)
 
 
 def _plasticity(agent: Agent, learner: Learner, obs: Tensor, seed: int) -> Report:
@@ -231,25 +254,41 @@ def _plasticity(agent: Agent, learner: Learner, obs: Tensor, seed: int) -> Repor
     return found
 
 
-def _churn(agent: Agent, made: dict[str, list[Evaluated]], seen: list[Any]) -> Report:
-    """What one update of every learner changes of the greedy actions (Schaul et al. 2022)."""
-    before = agent.state_dict()
-    then = np.concatenate([agent.act(obs) for obs in seen])
+def _churn(agent: Agent, made: dict[str, list[Update]], seen: list[Any]) -> Report:
+    """What one update of every learner changes of the greedy actions (Schaul et al. 2022).
+
+    The share that are others, and how far numbers move, of which nearly every one is another.
+    """
+
+    def greedy() -> np.ndarray:
+        flat = np.concatenate([agent.actions.flatten(agent.act(obs)) for obs in seen])
+        return flat.reshape(len(flat), -1)
+
+    before, then = agent.state_dict(), greedy()
     for name, learner in agent.learners.items():
-        for one in made[name][:1]:
+        for one, _ in made[name][:1]:
             terms, aux = learner.gradient(one.loss, *one.inputs)
             learner.step_along(
                 learner.flat.gradient if one.direction is None else one.direction, terms, aux
             )
-    now = np.concatenate([agent.act(obs) for obs in seen])
+    now = greedy()
     agent.load_state_dict(before)
-    changed = (then != now).reshape(len(then), -1).any(1)
-    found: Report = {"changed": float(changed.mean())}
-    space = agent.action_space
-    if isinstance(space, spaces.Box):
-        span = np.where(np.isfinite(space.high - space.low), space.high - space.low, 1.0)
-        found["moved"] = float((np.abs(then - now) / span).mean())
+    spans = np.concatenate([_spans(part) for part in agent.actions.parts])
+    numbers = np.isfinite(spans)
+    found: Report = {}
+    if not numbers.all():
+        found["changed"] = float((then != now)[:, ~numbers].any(1).mean())
+    if numbers.any():
+        found["moved"] = float((np.abs(then - now) / spans)[:, numbers].mean())
     return found
+
+
+def _spans(space: spaces.Space[Any]) -> np.ndarray:
+    """The range of each number of an action, 1 without bounds; nan for what is no number."""
+    if not isinstance(space, spaces.Box):
+        return np.full(math.prod(space.shape or ()), np.nan)
+    span = (space.high.astype(np.float64) - space.low).reshape(-1)
+    return np.where(np.isfinite(span), span, 1.0)
 
 
 def _finite(value: float) -> float | None:

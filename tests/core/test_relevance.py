@@ -94,6 +94,8 @@ def test_an_ignored_input_owes_nothing_and_selections_are_linear():
     ("options", "heads"),
     [
         ({"norm": "layer"}, {"q": 2}),
+        ({"recurrent": "gru"}, {"q": 2}),
+        ({"recurrent": "lstm"}, {"q": 2}),
         ({}, {"q": Head(2, dueling=True)}),
         ({}, {"q": Head(2, atoms=5)}),
         ({}, {"q": Head(2, members=3)}),
