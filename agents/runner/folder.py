@@ -19,7 +19,7 @@ from agents.runner.results import read_run
 FILES = ("config.json", "episodes.csv", "updates.csv", "gradients.csv", "evaluations.csv")
 FOLDERS = ("checkpoints", "postmortems", "tensorboard", "wandb")
 """What a run writes."""
-ABOUT = ("report.html", "examination.json", "explanation.json")
+ABOUT = ("report.html", "examination.json", "explanation.json", "activation.json")
 """What scripts say of a run where they are not told to write it elsewhere."""
 
 
