@@ -83,7 +83,11 @@ def rates(env: str, num_envs: int, options: Options, why: dict[str, None]) -> st
     for tasks in made:
         if tasks is not None:
             tasks.close()
-    return ", ".join(f"{median(own) / 1000:,.0f}" if own else "-" for own in found)
+    return ", ".join(_thousands(median(own)) if own else "-" for own in found)
+
+
+def _thousands(steps: float) -> str:
+    return f"{steps / 1000:,.0f}" if steps >= 10_000 else f"{steps / 1000:.2g}"
 
 
 def compare(options: Options) -> None:

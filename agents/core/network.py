@@ -25,7 +25,7 @@ from agents.core.files import check_types
 from agents.core.initialization import Init
 from agents.core.recurrent import History, Recurrent
 from agents.core.residual import LayerNorm, ResidualBlock
-from agents.core.spaces import Observations, image_of
+from agents.core.spaces import Observations, bytes_of_image
 
 LEAST_VARIANCE = 1e-6
 """Added to the variance of noise that is made of features: these may all be 0."""
@@ -659,7 +659,7 @@ def _convolutions(
     image, kind = observations.image, config.conv
     side = min(image.height, image.width) if image else 0
     if kind == "auto":
-        if any(image_of(part) for part in observations.parts if part is not observations.space):
+        if observations.image is None and any(bytes_of_image(part) for part in observations.parts):
             raise ValueError(
                 "network.conv is 'auto', and an image in a Dict or a Tuple is read by no "
                 f"convolution: give it alone, or use none to read pixels as numbers, for "

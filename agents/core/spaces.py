@@ -194,6 +194,11 @@ def _highest_byte(space: spaces.Space[Any]) -> int | None:
     return None
 
 
+def bytes_of_image(space: spaces.Space[Any]) -> bool:
+    """Whether a space is of images that are not scaled yet."""
+    return image_of(space) is not None and _highest_byte(space) is not None
+
+
 def image_of(space: spaces.Space[Any]) -> Image | None:
     """Which axis of a Box with three is the channels: the first if it is shorter than the last."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:

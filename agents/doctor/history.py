@@ -219,7 +219,7 @@ class History:
 
     @cached_property
     def untrained(self) -> np.ndarray:
-        """The returns of the episodes that began before anything was learned.
+        """The returns of the first episodes, in which next to nothing was learned yet.
 
         Those that began in the first hundredth of the run, and the first four at least. Of the
         first to end, more would be short ones.

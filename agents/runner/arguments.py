@@ -16,7 +16,7 @@ import tyro
 
 T = TypeVar("T")
 
-BAD_INPUT, GAVE_UP, INTERRUPTED = 2, 3, 130
+BAD_INPUT, GAVE_UP, INTERRUPTED, UNREAD = 2, 3, 130, 141
 """Exit codes."""
 MAX_THREADS = 1024
 MAX_SEEDS = 10_000
@@ -27,7 +27,9 @@ class BadInput(ValueError):
 
 
 def guarded(name: str, run: Callable[[], int]) -> int:
-    """What a script ends with: 2 with one line for bad input, 130 after Ctrl-C."""
+    """What a script ends with: 2 with one line for bad input, 130 after Ctrl-C, 141 where nobody
+    reads its output any more, as of `| head`.
+    """
     try:
         return run()
     except BadInput as error:
@@ -35,9 +37,11 @@ def guarded(name: str, run: Callable[[], int]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # as of `| head`: nobody reads on
+    except BrokenPipeError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 0
+        with contextlib.suppress(OSError):
+            print(f"{name}: {error}", file=sys.stderr)
+        return UNREAD
 
 
 def parse(

@@ -52,7 +52,8 @@ class Checkpoint(Callback):
         self.manifest: Manifest = {"name": "", "best": None, "replay": []}
         """Of the last checkpoint."""
         self.held = False
-        """Whether to wait with the next one, as while updates fail: there may be a way back."""
+        """Whether to wait with the next one, as while updates fail: there may be a way back. What
+        is evaluated meanwhile is not the best, since it is not kept."""
         self.evaluation = ""
         self._best: dict[str, Any] | None = None
         self._due = False
@@ -64,7 +65,7 @@ class Checkpoint(Callback):
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         self.evaluation = str(evaluation)
         best = -math.inf if self._best is None else self._best["mean_return"]
-        if evaluation.mean > best:  # never nan
+        if evaluation.mean > best and not self.held:  # never nan
             self._best = {"mean_return": evaluation.mean}
             self._due = True
 

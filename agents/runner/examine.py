@@ -288,7 +288,7 @@ def _spans(space: spaces.Space[Any]) -> np.ndarray:
     if not isinstance(space, spaces.Box):
         return np.full(math.prod(space.shape or ()), np.nan)
     span = (space.high.astype(np.float64) - space.low).reshape(-1)
-    return np.where(np.isfinite(span), span, 1.0)
+    return np.where(np.isfinite(span) & (span > 0), span, 1.0)
 
 
 def _finite(value: float) -> float | None:

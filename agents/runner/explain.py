@@ -139,8 +139,8 @@ def attributions(
     found = _valuer(agent) if output == "value" else _chooser(agent)
     if found is None:
         raise BadInput(
-            f"{agent.name} estimates the return by several networks, and lrp passes relevance back "
-            "through one: use integrated gradients"
+            f"{agent.name} has no one network with a head for it, through which lrp could pass "
+            "relevance back: use integrated gradients"
         )
     network, head = found
     if output == "action":

@@ -27,9 +27,9 @@ class Guard(Callback):
     """Leaves a post-mortem of the first skipped steps, and acts after `limit` of them in a row.
 
     `limit` counts for each learner; 0 means never. To `stop` ends the run so that it can be
-    resumed. To roll back puts weights, optimiser, targets and normalisers to the last checkpoint
-    from before the first of them, halves the learning rate, and goes on; without a checkpoint, or
-    after three times, it stops.
+    resumed. To roll back puts weights, optimiser, targets and normalisers to the last checkpoint,
+    halves the learning rate, and goes on; without a checkpoint, or after three times, it stops.
+    While updates fail none is written, but where the run is interrupted.
     """
 
     def __init__(
@@ -59,12 +59,13 @@ class Guard(Callback):
         self._due = ""
 
     def learned(self, run: Run, learner: Learner, step: Step) -> None:
-        if self.checkpoint is not None and (step.skipped or self.in_a_row):
-            self.checkpoint.held = step.skipped or len(self.in_a_row) > 1
         if not step.skipped:
-            self.in_a_row.pop(learner.name, None)
+            if self.in_a_row:
+                self.in_a_row.pop(learner.name, None)
+                self._hold()
             return
         count = self.in_a_row[learner.name] = self.in_a_row.get(learner.name, 0) + 1
+        self._hold()
         if self.written < KEPT and run.batch is not None:
             postmortem.write(self.folder, run.agent, learner, step, run.batch)
             self.written += 1
@@ -76,10 +77,16 @@ class Guard(Callback):
         if self._due:
             why, self._due = self._due, ""
             self.in_a_row.clear()
+            self._hold()
             if self.action == "stop":
                 self._give_up(run, why)
             else:
                 self._roll_back(run, why)
+
+    def _hold(self) -> None:
+        """Keep the way back open while updates fail."""
+        if self.checkpoint is not None and self.action == "rollback" and self.limit:
+            self.checkpoint.held = bool(self.in_a_row)
 
     def _give_up(self, run: Run, why: str) -> None:
         self.gave_up = why
@@ -107,7 +114,6 @@ class Guard(Callback):
                 saved["parts"][learner][key] = now["parts"][learner][key]
             saved["parts"][learner]["lr_scale"] = now["parts"][learner]["lr_scale"] * LOWERED
         run.agent.load_state_dict(saved)
-        self.checkpoint.held = False
         self.rollbacks += 1
         print(
             f"{why}: back to the checkpoint of step {name}, learning rate times {LOWERED}",

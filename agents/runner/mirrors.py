@@ -68,8 +68,8 @@ class TensorBoard(Callback):
 class Wandb(Callback):
     """Into Weights & Biases, by wandb as it is set up: WANDB_MODE=offline keeps it on the disk.
 
-    The run's folder gives its name. Its id is drawn anew and goes into checkpoints, so that a
-    resumed run goes on where it was, and another in a folder of the same name is another.
+    The run's folder gives its name. Its id is drawn anew and goes into checkpoints, so that a run
+    resumed from one goes on where it was, and another in a folder of the same name is another.
     """
 
     def __init__(self, folder: str | Path, project: str, config: Mapping[str, Any]) -> None:

@@ -184,7 +184,7 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         eval_every = min(a.steps, max(EVAL_EVERY, a.steps // 50))
         if a.target_return is not None:  # which ends a run at an evaluation before its last step
             eval_every = max(1, min(eval_every, a.steps // 10))
-    elif a.target_return is not None and not 0 < eval_every < a.steps:
+    elif a.target_return is not None and not (a.resume or 0 < eval_every < a.steps):
         raise BadInput(
             f"--target-return needs evaluations before the run's end: give an --eval-every of 1 to "
             f"{a.steps - 1}, or none"

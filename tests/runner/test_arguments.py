@@ -109,7 +109,7 @@ def test_a_script_ends_with_its_exit_code(error, code, said, capsys):
     assert capsys.readouterr().err == said
 
 
-def test_a_reader_that_reads_no_further_is_no_error():
+def test_a_reader_that_reads_no_further_gets_no_traceback():
     code = (
         "from agents.runner.arguments import guarded\n"
         "def run():\n"
@@ -125,5 +125,5 @@ def test_a_reader_that_reads_no_further_is_no_error():
         assert process.stderr is not None
         assert process.stdout.readline() == "a line\n"
         process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == 0
+        assert process.stderr.read() == "a.py: [Errno 32] Broken pipe\n"
+        assert process.wait() == 141

@@ -52,7 +52,7 @@ def test_lrp_of_a_value_that_no_dense_network_gives_is_refused(name):
 
 def test_lrp_of_several_critics_is_refused_with_what_to_use():
     agent = agent_of("discrete_sac", spaces.Discrete(2))
-    with pytest.raises(BadInput, match="by several networks"):
+    with pytest.raises(BadInput, match="has no one network"):
         attributions(agent, X, "value", "lrp", MEAN)
 
 

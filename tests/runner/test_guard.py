@@ -1,6 +1,8 @@
 """What a run does when its updates are not finite: post-mortems, stopping, rolling back."""
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -112,6 +114,23 @@ def test_weights_are_those_of_the_checkpoint_after_a_rollback(tmp_path):
     assert at[207].equal(at[160])
     assert at[208].equal(at[96])  # not of 192, in the middle of the bad ones
     assert not at[96].equal(at[160])
+    assert not checkpoint.held
+
+
+def test_the_way_back_stays_open_while_any_learner_fails(tmp_path):
+    checkpoint = Checkpoint(tmp_path, every=16)
+    guard = Guard(tmp_path, 3, "rollback", checkpoint)
+    learners = {name: SimpleNamespace(name=name) for name in ("critic", "actor")}
+    run = SimpleNamespace(batch=None)
+    held = []
+    for name, skipped in (("critic", False), ("actor", True), ("critic", False), ("actor", False)):
+        step = SimpleNamespace(skipped=skipped, nonfinite="")
+        guard.learned(cast(Any, run), cast(Any, learners[name]), cast(Any, step))
+        held.append(checkpoint.held)
+    assert held == [False, True, True, False]
+    stopping = Guard(tmp_path, 3, "stop", checkpoint)
+    bad = SimpleNamespace(skipped=True, nonfinite="")
+    stopping.learned(cast(Any, run), cast(Any, learners["actor"]), cast(Any, bad))
     assert not checkpoint.held
 
 

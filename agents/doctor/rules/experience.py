@@ -45,8 +45,11 @@ def too_few_updates(h: History) -> Evidence | None:
         batch = h.setting("batch_size")
         reused = made * (batch or 0) / h.steps
         if per_step is not None and batch and reused < 2:
-            late = per_step * batch >= 2  # it is not how many, but from when on
-            starts = max(1, int(h.config.get("steps") or h.steps) // 50)
+            planned = h.config.get("steps") or h.steps
+            starts, began = max(1, int(planned) // 50), h.setting("learning_starts") or 0
+            if h.steps < min(2 * began, 0.9 * planned):
+                continue  # it has only begun
+            late = per_step * batch >= 8 and began > starts  # not how many, but from when on
             return Evidence(
                 f"{made:,.0f} updates of {batch} were made in {h.steps:,.0f} steps: each step is "
                 f"learned from {reused:.2g} times, where 8 to 64 are usual.",

@@ -93,8 +93,9 @@ def too_many_epochs(h: History) -> Evidence | None:
             fewer = max(1, min(10, round(epochs * math.sqrt(USUAL_KL / size))))
             advice.insert(0, Advice("makes fewer passes", "agent.epochs", fewer))
         advice.extend(lower_lr(h, learner, 3.0, "or smaller steps"))
-        if h.setting("max_kl") is not None:  # one step a round; the rest is the value's
-            epochs, advice = None, [Advice("makes a shorter step", "agent.max_kl", USUAL_KL)]
+        if most := h.setting("max_kl"):  # one step a round; the rest is the value's
+            shorter = rounded(most * USUAL_KL / size)
+            epochs, advice = None, [Advice("makes a shorter step", "agent.max_kl", shorter)]
         return Evidence(
             f"A round of updates moves the policy by a KL divergence of {size:.2g} nats "
             f"({USUAL_KL} is usual)"
@@ -105,6 +106,6 @@ def too_many_epochs(h: History) -> Evidence | None:
             learner,
             float(kl.at[np.argmax(kl.values > STATISTICS["kl"].high)]),
             severity(size, STATISTICS["kl"].high),
-            {"kl": size, "clip_fraction": cut.middle()},
+            {"kl": size} | ({"clip_fraction": cut.middle()} if cut else {}),
         )
     return None

@@ -17,18 +17,18 @@ as Adam makes good for it (calibrated)."""
 
 def overestimation(h: History) -> Evidence | None:
     """Values beyond what the rewards can ever add up to, or that grow without end."""
-    if h.setting("initial_temperature") is not None:
-        # A soft value, SAC's or a relative's, counts the entropy to come as rewards: where these
-        # are small it is beyond their bound and beyond every return, and nothing is wrong.
-        return None
+    # A soft value, SAC's or a relative's, counts the entropy to come as rewards: where these are
+    # small it is some times beyond their bound and beyond every return, and nothing is wrong.
+    soft = h.setting("initial_temperature") is not None
+    most = 100.0 if soft else 1.5
     for learner in h.learners:
         value, bound = h.series("value_max", learner), h.series("value_bound", learner)
         if len(value.values) < FEWEST_ROWS or not bound or not bound.values[-1] > 0:
             continue
         excess = value.values / np.interp(value.at, bound.at, bound.values)
         size = float(np.median(excess[len(excess) // 2 :]))
-        if size > 1.5:
-            wrong = excess > 1.5
+        if size > most:
+            wrong = excess > most
             return Evidence(
                 f"The largest value of {learner} is {value.middle():.3g}, {size:.2g} times what "
                 f"rewards of at most {bound.values[-1] * (1 - (h.setting('gamma') or 0)):.3g} can "
@@ -43,11 +43,11 @@ def overestimation(h: History) -> Evidence | None:
                 "value_max",
                 learner,
                 value.began(wrong),
-                severity(size, 1.5),
+                severity(size, most),
                 {"value_max": value.middle(), "value_bound": float(bound.values[-1])},
             )
     estimate, truth = h.evaluations.get("value_estimate"), h.evaluations.get("discounted_return")
-    if estimate is None or truth is None:
+    if estimate is None or truth is None or soft:
         return None
     known = np.isfinite(estimate) & np.isfinite(truth)
     estimate, truth, at = estimate[known], truth[known], h.evaluations["step"][known]
@@ -84,11 +84,14 @@ def support(h: History) -> Evidence | None:
     if size < slack:
         return None
     below, above = float(returns.min()), float(returns.max())
+    room = 0.5 * max(abs(below), abs(above))
     advice = []
     if below < low:
-        advice.append(Advice("makes room below", "agent.v_min", -rounded(-1.5 * below)))
+        least = float(f"{below - room:.2g}")
+        advice.append(Advice("makes room below", "agent.v_min", least))
     if above > high:
-        advice.append(Advice("makes room above", "agent.v_max", rounded(1.5 * above)))
+        largest = float(f"{above + room:.2g}")
+        advice.append(Advice("makes room above", "agent.v_max", largest))
     return Evidence(
         f"Discounted returns, as they are learned from, lie between {below:.3g} and {above:.3g}, "
         f"and the histogram of values between {low:g} and {high:g}: what lies beyond an end is "
