@@ -67,11 +67,15 @@ class Evidence:
 class Rule:
     """A condition over what a run recorded, and what it means."""
 
-    name: str
-    title: str
+    condition: Callable[[History], Evidence | None]
     weight: float
     """Up to 1: how surely it is a cause. What is mostly a symptom of something else has less."""
-    condition: Callable[[History], Evidence | None]
+    title: str
+
+    @property
+    def name(self) -> str:
+        """That of its condition."""
+        return self.condition.__name__
 
 
 @dataclass(frozen=True)

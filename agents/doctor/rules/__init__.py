@@ -1,8 +1,7 @@
 """The rules: a condition over what a run recorded, the evidence for it, and what to change.
 
-Each module's public functions are conditions; `RULES` gives each its name, its plain words and its
-weight. Nothing here trains, draws or prints. Thresholds that the report shades too stand in
-`STATISTICS`.
+Each module's public functions are conditions; `RULES` gives each its weight and its plain words.
+Nothing here trains, draws or prints. Thresholds that the report shades too stand in `STATISTICS`.
 """
 
 from __future__ import annotations
@@ -34,45 +33,35 @@ def _advising(h: History, evidence: Evidence) -> Evidence:
 
 
 RULES = (
-    Rule("non_finite", "Something is not finite", 1.0, inputs.non_finite),
+    Rule(inputs.non_finite, 1.0, "Something is not finite"),
+    Rule(values.target_never_moves, 0.97, "The target network is never updated"),
+    Rule(inputs.no_reward, 0.96, "There is no reward"),
+    Rule(inputs.observations, 0.95, "Observations are not normalised"),
+    Rule(inputs.constant_observations, 0.94, "Observations are constant"),
+    Rule(inputs.reward_scale, 0.93, "Rewards are of an unsuitable scale"),
+    Rule(inputs.truncation, 0.92, "Time limits are treated as endings"),
+    Rule(values.support, 0.91, "Returns lie beyond the histogram of values"),
+    Rule(steps.lr_too_high, 0.9, "The learning rate is far too high"),
+    Rule(steps.lr_too_low, 0.9, "The learning rate is far too low"),
+    Rule(experience.too_few_updates, 0.88, "Too few updates are made, or on stale data"),
+    Rule(experience.replay_too_small, 0.87, "The replay is too small"),
+    Rule(steps.vanishing, 0.86, "Gradients vanish on their way through the layers"),
+    Rule(network.dead_units, 0.85, "Most units of a layer are dead"),
+    Rule(network.plasticity, 0.84, "It loses its plasticity"),
+    Rule(steps.exploding, 0.83, "Gradients explode"),
+    Rule(values.overestimation, 0.82, "Values are over-estimated or diverge"),
+    Rule(policy.too_many_epochs, 0.8, "Each round of updates goes too far"),
+    Rule(values.critic_drowns_actor, 0.78, "The critic drowns the actor"),
+    Rule(steps.clip_sets_step, 0.72, "The clip does the work of the learning rate"),
+    Rule(policy.entropy_collapse, 0.68, "The policy's entropy has collapsed"),
+    Rule(policy.constant_action, 0.66, "The actions are constant or saturated"),
+    Rule(values.critic_not_fitting, 0.6, "The critic does not fit"),
+    Rule(steps.noise, 0.5, "The updates are noise"),
+    Rule(experience.forgotten, 0.45, "What was learned has been lost again"),
     Rule(
-        "target_never_moves", "The target network is never updated", 0.97, values.target_never_moves
-    ),
-    Rule("no_reward", "There is no reward", 0.96, inputs.no_reward),
-    Rule("observations", "Observations are not normalised", 0.95, inputs.observations),
-    Rule("constant_observations", "Observations are constant", 0.94, inputs.constant_observations),
-    Rule("reward_scale", "Rewards are of an unsuitable scale", 0.93, inputs.reward_scale),
-    Rule("truncation", "Time limits are treated as endings", 0.92, inputs.truncation),
-    Rule("support", "Returns lie beyond the histogram of values", 0.91, values.support),
-    Rule("lr_too_high", "The learning rate is far too high", 0.9, steps.lr_too_high),
-    Rule("lr_too_low", "The learning rate is far too low", 0.9, steps.lr_too_low),
-    Rule(
-        "too_few_updates",
-        "Too few updates are made, or on stale data",
-        0.88,
-        experience.too_few_updates,
-    ),
-    Rule("replay_too_small", "The replay is too small", 0.87, experience.replay_too_small),
-    Rule("vanishing", "Gradients vanish on their way through the layers", 0.86, steps.vanishing),
-    Rule("dead_units", "Most units of a layer are dead", 0.85, network.dead_units),
-    Rule("plasticity", "It loses its plasticity", 0.84, network.plasticity),
-    Rule("exploding", "Gradients explode", 0.83, steps.exploding),
-    Rule("overestimation", "Values are over-estimated or diverge", 0.82, values.overestimation),
-    Rule("too_many_epochs", "Each round of updates goes too far", 0.8, policy.too_many_epochs),
-    Rule("critic_drowns_actor", "The critic drowns the actor", 0.78, values.critic_drowns_actor),
-    Rule(
-        "clip_sets_step", "The clip does the work of the learning rate", 0.72, steps.clip_sets_step
-    ),
-    Rule("entropy_collapse", "The policy's entropy has collapsed", 0.68, policy.entropy_collapse),
-    Rule("constant_action", "The actions are constant or saturated", 0.66, policy.constant_action),
-    Rule("critic_not_fitting", "The critic does not fit", 0.6, values.critic_not_fitting),
-    Rule("noise", "The updates are noise", 0.5, steps.noise),
-    Rule("forgotten", "What was learned has been lost again", 0.45, experience.forgotten),
-    Rule(
-        "looks_healthy",
-        "The optimisation looks healthy: look at reward, exploration or environment",
-        0.3,
         experience.looks_healthy,
+        0.3,
+        "The optimisation looks healthy: look at reward, exploration or environment",
     ),
 )
 """In the order of their weight: what causes others stands before what is caused."""

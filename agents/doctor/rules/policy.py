@@ -26,15 +26,12 @@ def entropy_collapse(h: History) -> Evidence | None:
         began = ratio.began(ratio.values < limit)
         if began > 0.5 * h.steps or not flat(h):
             continue
-        weight = h.setting("entropy_weight")
         size = ratio.middle()
         return Evidence(
             f"The policy's entropy is {size:.1%} of the largest possible since step {began:,.0f}, "
             "and the return has not risen since: it became certain before it had learned.",
             (
-                Advice("keeps it trying", "agent.entropy_weight", max(0.01, rounded(3 * weight)))
-                if weight is not None
-                else Advice("explore more"),
+                *(tuple(explore(h)) or (Advice("explore more"),)),
                 *lower_lr(h, learner, 3.0, "so that it does not rush"),
                 Advice("check the scale of the rewards"),
             ),
@@ -86,16 +83,18 @@ def too_many_epochs(h: History) -> Evidence | None:
         size = max(kl.middle(), float(np.median(early)) / 2, float(early.max()) / 10)
         if size < STATISTICS["kl"].high:
             continue
-        epochs = h.setting("epochs")
-        advice = [Advice("or end a round where it has moved", "agent.target_kl", USUAL_KL)]
-        if epochs and epochs > 1:
-            # The divergence grows as the square of the way, and that with the passes.
-            fewer = max(1, min(10, round(epochs * math.sqrt(USUAL_KL / size))))
-            advice.insert(0, Advice("makes fewer passes", "agent.epochs", fewer))
-        advice.extend(lower_lr(h, learner, 3.0, "or smaller steps"))
-        if most := h.setting("max_kl"):  # one step a round; the rest is the value's
+        most, epochs, advice = h.setting("max_kl"), h.setting("epochs"), []
+        if most:  # one step a round; epochs and learning rate are the value's
+            epochs = None
             shorter = rounded(most * USUAL_KL / size)
-            epochs, advice = None, [Advice("makes a shorter step", "agent.max_kl", shorter)]
+            advice.append(Advice("makes a shorter step", "agent.max_kl", shorter))
+        else:
+            if epochs and epochs > 1:
+                # The divergence grows as the square of the way, and that with the passes.
+                fewer = max(1, min(10, round(epochs * math.sqrt(USUAL_KL / size))))
+                advice.append(Advice("makes fewer passes", "agent.epochs", fewer))
+            advice.append(Advice("or end a round where it has moved", "agent.target_kl", USUAL_KL))
+            advice.extend(lower_lr(h, learner, 3.0, "or smaller steps"))
         return Evidence(
             f"A round of updates moves the policy by a KL divergence of {size:.2g} nats "
             f"({USUAL_KL} is usual)"
