@@ -157,12 +157,13 @@ class PPO(Agent):
             for minibatch in data.shuffled(count, self.rng):
                 step = self.learner.minimize(self.loss, *minibatch)
                 log_ratios.append(step.aux["log_ratio"])
-                far = c.target_kl is not None and bool(kl(log_ratios[-1]) > 1.5 * c.target_kl)
-                if step.skipped or far:
+                moved = c.target_kl is not None and bool(kl(log_ratios[-1]) > 1.5 * c.target_kl)
+                over = step.skipped or moved
+                if over:
                     break
             if c.adaptive_kl is not None and not step.skipped:
                 self.steer(float(kl(torch.cat(log_ratios))) / c.adaptive_kl)
-            if step.skipped or far:
+            if over:
                 break
         return torch.cat(log_ratios)
 
