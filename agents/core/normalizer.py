@@ -61,6 +61,11 @@ class ObservationNormalizer(RunningMoments):
         normal = np.where(np.isfinite(z), np.clip(z, -self.limit, self.limit), np.nan)
         return np.where(self.numeric, normal, obs).astype(np.float32)
 
+    def undone(self, normal: np.ndarray) -> np.ndarray:
+        """Observations `(..., size)` as they were, of ones that were not clipped."""
+        obs = normal * np.sqrt(self.variance + EPSILON) + self.mean
+        return np.where(self.numeric, obs, normal)
+
     def tensor(self, obs: Tensor) -> Tensor:
         """The same for a tensor, on its device."""
         return torch.from_numpy(self(obs.cpu().numpy())).to(obs.device)

@@ -23,7 +23,6 @@ from agents.core import relevance
 from agents.core.blocks import HiddenLayer
 from agents.core.learner import Learner
 from agents.core.network import Network
-from agents.core.normalizer import EPSILON
 from agents.core.seeding import derived
 from agents.runner.arguments import BadInput
 from agents.runner.evaluate import evaluate
@@ -279,10 +278,8 @@ def _extremes(agent: Agent, f: relevance.Output, x: Tensor) -> dict[str, Any]:
 
 def _raw(agent: Agent, x: Tensor) -> np.ndarray:
     """Observations as the task gives them, from ones as the network reads them `(B, size)`."""
-    found, normalizer = x.numpy(), agent.obs_normalizer
-    if normalizer is None:
-        return found
-    return found * np.sqrt(normalizer.variance + EPSILON) + normalizer.mean
+    normalizer = agent.obs_normalizer
+    return x.numpy() if normalizer is None else normalizer.undone(x.numpy())
 
 
 def _probe(agent: Agent, env: str, seed: int, count: int) -> tuple[np.ndarray, Tensor]:
