@@ -65,22 +65,35 @@ class TensorBoard(Callback):
             self._writer.close()
 
 
-class Wandb(Callback):
-    """Into Weights & Biases, by wandb as it is set up: WANDB_MODE=offline keeps it on the disk.
+class Service(Callback):
+    """A run in a service that knows it by an id.
 
-    The run's folder gives its name. Its id is drawn anew and goes into checkpoints, so that a run
-    resumed from one goes on where it was, and another in a folder of the same name is another.
+    It is the folder's name and what tells the run from others in folders of that name. It goes
+    into checkpoints, so that a run resumed from one goes on where it was.
     """
 
     def __init__(self, folder: str | Path, project: str, config: Mapping[str, Any]) -> None:
-        import wandb
-
-        self._wandb = wandb
         self.folder = Path(folder)
         self.id = f"{self.folder.name}-{secrets.token_hex(4)}"
         self.project = project
         self.config = dict(config)
         self._run: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"id": self.id}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.id = state["id"]
+
+
+class Wandb(Service):
+    """Into Weights & Biases, by wandb as it is set up: WANDB_MODE=offline keeps it on the disk."""
+
+    def __init__(self, folder: str | Path, project: str, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        super().__init__(folder, project, config)
+        self._wandb = wandb
 
     def started(self, run: Run) -> None:
         self._run = self._wandb.init(
@@ -99,33 +112,19 @@ class Wandb(Callback):
         """One row of a CSV file."""
         self._run.log({"step": row["step"], **dict(scalars(table, row))})
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"id": self.id}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.id = state["id"]
-
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
 
 
-class Trackio(Callback):
-    """Into trackio's own database: `trackio show` draws it, TRACKIO_DIR says where it lies.
-
-    A run is called by its folder and what tells it from others in folders of that name; it is kept
-    in checkpoints.
-    """
+class Trackio(Service):
+    """Into trackio's own database: `trackio show` draws it, TRACKIO_DIR says where it lies."""
 
     def __init__(self, folder: str | Path, project: str, config: Mapping[str, Any]) -> None:
         import trackio
 
+        super().__init__(folder, project, config)
         self._trackio = trackio
-        self.folder = Path(folder)
-        self.id = f"{self.folder.name}-{secrets.token_hex(4)}"
-        self.project = project
-        self.config = dict(config)
-        self._run: Any = None
 
     def started(self, run: Run) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # it has much to say
@@ -142,12 +141,6 @@ class Trackio(Callback):
     def show(self, table: str, row: Mapping[str, Any]) -> None:
         """One row of a CSV file."""
         self._run.log(dict(scalars(table, row)), step=int(row["step"]))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"id": self.id}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.id = state["id"]
 
     def close(self) -> None:
         if self._run is not None:
