@@ -33,7 +33,7 @@ from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.products import fast_products
 from agents.core.seeding import derived, stream
-from agents.core.spaces import Actions, BoundedActions, Observations
+from agents.core.spaces import Actions, Observations
 from agents.exploration import Temperature
 from agents.memory import Hindsight, Replay, Rollout, Stream
 from envs.transition import Transition
@@ -346,17 +346,19 @@ class Agent:
                 "cannot be: set network and critic_network instead"
             )
 
-    def bounded_actions(self) -> BoundedActions:
-        """How actions in [-1, 1] lie in the action space, for an agent that learns from them so.
-
-        Raises ValueError when it is not a bounded Box, or with a trunk of the user's own, of which
-        there would have to be one for the actor and one for the critic.
-        """
-        self.refuse_trunk()
-        try:
-            return BoundedActions(self.action_space, self.device)
-        except ValueError as error:
-            raise ValueError(f"{self.name} {error}") from None
+    def bounded_actions(self) -> int:
+        """The numbers of an action, each in [-1, 1]. Raises ValueError without a bounded Box."""
+        if not isinstance(self.action_space, spaces.Box):
+            raise ValueError(
+                f"{self.name} needs a Box of actions, the action space is {self.action_space}"
+            )
+        if not self.actions.bounded.all():
+            raise ValueError(
+                f"{self.name} needs actions with finite bounds, low below high, the action space "
+                f"is {self.action_space}: see gymnasium.wrappers.RescaleAction, or give bounds to "
+                "the Box"
+            )
+        return len(self.actions.bounded)
 
     def learned(self, reward: np.ndarray) -> np.ndarray:
         """Rewards of the environment as the agent learns from them now, clipped and scaled."""

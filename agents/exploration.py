@@ -37,6 +37,11 @@ def _anything(q: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(closed, -1.0, rng.random(q.shape)).argmax(-1)
 
 
+def uniform(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Actions `(count, size)` of numbers in [-1, 1], each as likely."""
+    return rng.uniform(-1.0, 1.0, (count, size)).astype(np.float32)
+
+
 def epsilon_greedy_probabilities(q: Tensor, epsilon: float) -> Tensor:
     """π(a|s) of `epsilon_greedy`, `(..., A)` from Q `(..., A)`: ε/A, and 1-ε more for the best.
 

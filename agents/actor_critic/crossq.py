@@ -20,6 +20,7 @@ from agents.core.distributions import SquashedGaussian
 from agents.core.learner import Step
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
+from agents.exploration import uniform
 from agents.memory import Replay
 from envs.transition import Transition
 
@@ -87,11 +88,12 @@ class CrossQ(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.bounds = self.bounded_actions()
-        self.policy = SquashedGaussian(self.bounds.size)
+        self.refuse_trunk()
+        self.action_size = self.bounded_actions()
+        self.policy = SquashedGaussian(self.action_size)
         self.actor_network = self.new_network({"policy": self.policy.head})
         heads = {"q": Head(None, members=c.critics)}
-        self.critics = self.new_network(heads, c.critic_network, self.bounds.size)
+        self.critics = self.new_network(heads, c.critic_network, self.action_size)
         self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
         self.actor_learner = self.new_learner("actor", network=self.actor_network)
         self.temperature, self.temperature_learner = self.new_temperature(
@@ -105,10 +107,9 @@ class CrossQ(Agent):
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
     ) -> np.ndarray:
         if explore and self.steps < self.config.learning_starts:
-            return self.bounds.anything(len(obs), rng)
+            return uniform(len(obs), self.action_size, rng)
         output = self.actor_network(obs)["policy"].cpu().numpy()
-        drawn = self.policy.sample(output, rng) if explore else self.policy.mode(output)
-        return self.bounds.place(drawn)
+        return self.policy.sample(output, rng) if explore else self.policy.mode(output)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """What each critic expects of actions `(B, A)` in [-1, 1], `(E, B)`."""
@@ -130,7 +131,7 @@ class CrossQ(Agent):
         step = self.critic_learner.minimize(
             self.critic_loss,
             torch.cat([obs, next_obs]),
-            torch.cat([self.bounds.unit(batch.action), next_action]),
+            torch.cat([batch.action, next_action]),
             reward,
             discount,
             self.critics.sample_noise((2 * count,), self.noise),
@@ -192,5 +193,5 @@ class CrossQ(Agent):
     def temperature_loss(self, log_prob: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """E[log α (H(π) - H̄)]: α falls where the entropy is above what it is to be."""
         c = self.config
-        held = -float(self.bounds.size) if c.target_entropy is None else c.target_entropy
+        held = -float(self.action_size) if c.target_entropy is None else c.target_entropy
         return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}

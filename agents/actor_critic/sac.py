@@ -24,6 +24,7 @@ from agents.core.distributions import PolicyConfig, SquashedGaussian
 from agents.core.learner import Step
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
+from agents.exploration import uniform
 from agents.memory import Replay
 from agents.values import QuantileValue, Value
 from envs.transition import Transition
@@ -108,12 +109,13 @@ class SAC(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.bounds = self.bounded_actions()
-        self.policy = SquashedGaussian(self.bounds.size, c.policy)
+        self.refuse_trunk()
+        self.action_size = self.bounded_actions()
+        self.policy = SquashedGaussian(self.action_size, c.policy)
         self.actor_network = self.new_network({"policy": self.policy.head})
         self.value = QuantileValue(c.quantiles) if c.quantiles else Value("squared")
         heads = {"q": Head(c.quantiles, members=c.critics)}
-        self.critics = self.new_network(heads, c.critic_network, self.bounds.size)
+        self.critics = self.new_network(heads, c.critic_network, self.action_size)
         self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
         self.actor_learner = self.new_learner("actor", network=self.actor_network)
         self.target = self.new_target(self.critic_learner)
@@ -131,9 +133,8 @@ class SAC(Agent):
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator
     ) -> np.ndarray:
         if explore and self.steps < self.config.learning_starts:
-            return self.bounds.anything(len(obs), rng)
-        drawn = acting.draw(self.policy, self.actor_network, obs, carried, explore, rng)
-        return self.bounds.place(drawn)
+            return uniform(len(obs), self.action_size, rng)
+        return acting.draw(self.policy, self.actor_network, obs, carried, explore, rng)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """What each critic expects of actions `(B, A)` in [-1, 1], `(E, B)`."""
@@ -147,9 +148,9 @@ class SAC(Agent):
     def update(self, batch: Transition) -> Metrics:
         c, count = self.config, len(batch.reward)
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
-        action, target = self.bounds.unit(batch.action), self.td_target(batch, next_obs)
+        target = self.td_target(batch, next_obs)
         dropout = self.critics.sample_noise((count,), self.noise)
-        step = self.critic_learner.minimize(self.critic_loss, obs, action, target, dropout)
+        step = self.critic_learner.minimize(self.critic_loss, obs, batch.action, target, dropout)
         if not step.skipped and self.critic_learner.updates % c.policy_every == 0:
             step = self.improve(obs)
         if not step.skipped:
@@ -215,7 +216,7 @@ class SAC(Agent):
     def temperature_loss(self, log_prob: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """E[log α (H(π) - H̄)]: α falls where the entropy is above what it is to be."""
         c = self.config
-        held = -float(self.bounds.size) if c.target_entropy is None else c.target_entropy
+        held = -float(self.action_size) if c.target_entropy is None else c.target_entropy
         return {"dual": -self.temperature.log * (log_prob.mean() + held)}, {}
 
 

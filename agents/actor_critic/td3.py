@@ -18,7 +18,7 @@ from agents import losses
 from agents.agent import Agent, AgentConfig, Carried, Metrics
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.exploration import ornstein_uhlenbeck
+from agents.exploration import ornstein_uhlenbeck, uniform
 from agents.memory import Replay
 from envs.transition import Transition
 
@@ -84,10 +84,11 @@ class TD3(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.bounds = self.bounded_actions()
-        self.actor_network = self.new_network({"policy": Head(self.bounds.size, gain=0.01)})
+        self.refuse_trunk()
+        self.action_size = self.bounded_actions()
+        self.actor_network = self.new_network({"policy": Head(self.action_size, gain=0.01)})
         heads = {"q": Head(None, members=c.critics)}
-        self.critics = self.new_network(heads, c.critic_network, self.bounds.size)
+        self.critics = self.new_network(heads, c.critic_network, self.action_size)
         self.critic_learner = self.new_learner("critic", c.critic_optim, critics=self.critics)
         self.actor_learner = self.new_learner("actor", network=self.actor_network)
         self.critic_target = self.new_target(self.critic_learner)
@@ -98,7 +99,7 @@ class TD3(Agent):
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
         if explore and self.config.exploration == "ornstein_uhlenbeck":
-            return {"noise": np.zeros((count, self.bounds.size), np.float32)}
+            return {"noise": np.zeros((count, self.action_size), np.float32)}
         return {}
 
     def carry_on(
@@ -106,14 +107,14 @@ class TD3(Agent):
     ) -> np.ndarray:
         c = self.config
         if explore and self.steps < c.learning_starts:
-            return self.bounds.anything(len(obs), rng)
+            return uniform(len(obs), self.action_size, rng)
         action = self.actor_network(obs)["policy"].tanh().cpu().numpy()
         if carried:
             carried["noise"][:] = ornstein_uhlenbeck(carried["noise"], c.action_noise, rng)
             action = action + carried["noise"]
         elif explore:
             action = action + c.action_noise * rng.standard_normal(action.shape, np.float32)
-        return self.bounds.place(action.clip(-1.0, 1.0))
+        return action.clip(-1.0, 1.0)
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """What each critic expects of actions `(B, A)` in [-1, 1], `(E, B)`."""
@@ -125,9 +126,9 @@ class TD3(Agent):
     def update(self, batch: Transition) -> Metrics:
         lead = (len(batch.reward),)
         obs, next_obs = self.normalized(batch.obs), self.normalized(batch.next_obs)
-        action, target = self.bounds.unit(batch.action), self.td_target(batch, next_obs)
+        target = self.td_target(batch, next_obs)
         dropout = self.critics.sample_noise(lead, self.noise)
-        step = self.critic_learner.minimize(self.critic_loss, obs, action, target, dropout)
+        step = self.critic_learner.minimize(self.critic_loss, obs, batch.action, target, dropout)
         if not step.skipped and self.critic_learner.updates % self.config.policy_every == 0:
             networks = self.actor_network, self.critics
             dropouts = [network.sample_noise(lead, self.noise) for network in networks]

@@ -34,7 +34,8 @@ class PolicyConfig:
     """Where the standard deviation is from. free: parameters of its own. state: a function of the
     observation. gsde: the noise itself is one, which changes smoothly (Raffin et al. 2022)."""
     log_std: float = 0.0
-    """The logarithm of the standard deviation at the start; with gsde that of its factors."""
+    """The logarithm of the standard deviation at the start; with gsde that of its factors. Numbers
+    with bounds lie between -1 and 1 for the policy, whatever their range is."""
     gsde_steps: int | None = None
     """Steps after which gsde draws another noise; None: with each episode."""
 

@@ -30,8 +30,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
-FORMAT = 1
-"""Version of the file format; a reader refuses files of a newer one."""
+FORMAT = 2
+"""Version of the file format, and of what its numbers mean; a reader refuses files of another."""
 
 _KEY = "chainrule"  # the one metadata entry; safetensors itself only stores strings there
 _ARRAY = "$array"  # stands in a JSON tree where an array was taken out
@@ -85,10 +85,17 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], header: Mapping[st
     write_bytes(path, format_safetensors(named, metadata={_KEY: text}))
 
 
+def check_format(path: str | Path, version: int) -> None:
+    """Raise CheckpointError for a file of another format than this version's."""
+    if version != FORMAT:
+        other = "upgrade chainrule" if version > FORMAT else "use the chainrule that wrote it"
+        raise CheckpointError(f"{path} has format {version}, this version reads {FORMAT}: {other}")
+
+
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the header that `write_arrays` wrote.
 
-    Raises CheckpointError when the file is missing, truncated, tampered with, of a newer format,
+    Raises CheckpointError when the file is missing, truncated, tampered with, of another format,
     or not written by `write_arrays`, as a pickle or a `torch.save` file is.
     """
     try:
@@ -98,11 +105,7 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     meta = _metadata(path, data)
-    if meta["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {meta['format']}, this version reads up to {FORMAT}: "
-            "upgrade chainrule"
-        )
+    check_format(path, meta["format"])
     try:
         arrays = dict(sorted(parse_safetensors(data).items()))
     except (SafetensorError, ValueError, KeyError) as error:

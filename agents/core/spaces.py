@@ -123,41 +123,6 @@ class Observations:
         return torch.cat(pieces, dim=-1)
 
 
-class BoundedActions:
-    """How actions `(..., size)` in [-1, 1] lie in a Box with bounds, and back.
-
-    Raises ValueError for any other space.
-    """
-
-    def __init__(self, space: spaces.Space[Any], device: torch.device | str = "cpu") -> None:
-        if not isinstance(space, spaces.Box):
-            raise ValueError(f"needs a Box of actions, the action space is {space}")
-        low, high = (np.asarray(x, np.float64).reshape(-1) for x in (space.low, space.high))
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-            raise ValueError(
-                f"needs actions with finite bounds, low below high, the action space is {space}: "
-                "see gymnasium.wrappers.RescaleAction, or give bounds to the Box"
-            )
-        self.size = len(low)
-        """Numbers of an action."""
-        self._middle = ((high + low) / 2).astype(np.float32)
-        self._half = ((high - low) / 2).astype(np.float32)
-        self._tensors = tuple(torch.from_numpy(x).to(device) for x in (self._middle, self._half))
-
-    def place(self, unit: np.ndarray) -> np.ndarray:
-        """Actions of the space from ones in [-1, 1]."""
-        return self._middle + self._half * unit
-
-    def anything(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """So many actions of the space, each as likely."""
-        return self.place(rng.uniform(-1.0, 1.0, (count, self.size)).astype(np.float32))
-
-    def unit(self, action: Tensor) -> Tensor:
-        """Actions in [-1, 1] from ones of the space."""
-        middle, half = self._tensors
-        return (action - middle) / half
-
-
 def parts_of(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     """The parts of a Dict or a Tuple, in their order; of any other space the space itself."""
     if isinstance(space, spaces.Dict):
@@ -224,7 +189,9 @@ class Actions:
     """How the actions of a space are stored as vectors, and given back in its own structure.
 
     A Discrete action is stored as its index from 0; others as vectors `(columns,)`, whole numbers
-    where all parts are, else float32. Supports what a policy does, see `policy_for`.
+    where all parts are, else float32. A number with finite bounds is stored as it lies between
+    them, from -1 to 1, so that agents need not know its unit; one without is stored as it is.
+    Supports what a policy does, see `policy_for`.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -236,6 +203,9 @@ class Actions:
         numbers = any(isinstance(part, spaces.Box) for part in parts)
         self.dtype: Any = np.float32 if numbers else np.int64
         self._stops = np.cumsum(sizes)[:-1]
+        ranges = [_range(part) for part in parts]
+        self._middle, self._half, self.bounded = map(np.concatenate, zip(*ranges, strict=True))
+        self._placed = bool((self._middle != 0).any() or (self._half != 1).any())
 
     def flatten(self, action: Any) -> np.ndarray:
         """A batch of actions `(N, ...)` as they are stored, `(N, *shape)`."""
@@ -246,7 +216,8 @@ class Actions:
         ]
         if not self.shape:
             return columns[0]
-        return np.concatenate([c.reshape(len(c), -1) for c in columns], axis=-1)
+        stored = np.concatenate([c.reshape(len(c), -1) for c in columns], axis=-1)
+        return (stored - self._middle) / self._half if self._placed else stored
 
     def unflatten(self, stored: np.ndarray, fit: bool = False) -> Any:
         """Stored actions `(..., *shape)` in the space's structure, each array `(..., *its own)`.
@@ -255,6 +226,8 @@ class Actions:
         """
         if not self.shape:
             return stored + _start(self.space)
+        if self._placed:
+            stored = self._middle + self._half * stored
         lead = stored.shape[:-1]
         values = []
         pieces = np.split(stored, self._stops, axis=-1) if len(self.parts) > 1 else [stored]
@@ -268,6 +241,22 @@ class Actions:
         if isinstance(self.space, spaces.Dict):
             return dict(zip(self.space.spaces, values, strict=True))
         return tuple(values) if isinstance(self.space, spaces.Tuple) else values[0]
+
+
+def _range(part: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each number of a part: its middle, half its width, and whether it has finite bounds.
+
+    One without keeps its unit: its middle is 0, and half its width 1.
+    """
+    if not isinstance(part, spaces.Box):
+        size = math.prod(part.shape or ())
+        return np.zeros(size, np.float32), np.ones(size, np.float32), np.zeros(size, bool)
+    low, high = (x.reshape(-1).astype(np.float32) for x in (part.low, part.high))
+    with np.errstate(over="ignore"):  # the largest numbers there are stand for no bounds
+        width = high - low
+    bounded = np.isfinite(width) & (width > 0)
+    low, half = np.where(bounded, low, -1), np.where(bounded, width, 2) / 2
+    return (low + half).astype(np.float32), half.astype(np.float32), bounded
 
 
 def _start(space: spaces.Space[Any]) -> Any:

@@ -26,6 +26,7 @@ from typing import Any
 from agents.core.files import (
     FORMAT,
     CheckpointError,
+    check_format,
     join_state,
     read_arrays,
     split_state,
@@ -218,11 +219,7 @@ def _read(folder: Path, name: str, digest: str) -> Manifest:
     path = folder / name / "manifest.json"
     _verify(path, digest)
     manifest: Manifest = json.loads(path.read_bytes())  # as it was written, the digest says
-    version = manifest["format"]
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {version}, this version reads up to {FORMAT}: upgrade chainrule"
-        )
+    check_format(path, manifest["format"])
     return manifest
 
 

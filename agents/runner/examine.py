@@ -257,7 +257,8 @@ def _plasticity(agent: Agent, learner: Learner, obs: Tensor, seed: int) -> Repor
 def _churn(agent: Agent, made: dict[str, list[Update]], seen: list[Any]) -> Report:
     """What one update of every learner changes of the greedy actions (Schaul et al. 2022).
 
-    The share that are others, and how far numbers move, of which nearly every one is another.
+    The share that are others, and how far numbers move, of which nearly every one is another:
+    as a share of their range, where they have one.
     """
 
     def greedy() -> np.ndarray:
@@ -273,22 +274,16 @@ def _churn(agent: Agent, made: dict[str, list[Update]], seen: list[Any]) -> Repo
             )
     now = greedy()
     agent.load_state_dict(before)
-    spans = np.concatenate([_spans(part) for part in agent.actions.parts])
-    numbers = np.isfinite(spans)
+    numbers = np.concatenate(
+        [np.full(math.prod(p.shape or ()), isinstance(p, spaces.Box)) for p in agent.actions.parts]
+    )
+    width = np.where(agent.actions.bounded, 2.0, 1.0)
     found: Report = {}
     if not numbers.all():
         found["changed"] = float((then != now)[:, ~numbers].any(1).mean())
     if numbers.any():
-        found["moved"] = float((np.abs(then - now) / spans)[:, numbers].mean())
+        found["moved"] = float((np.abs(then - now) / width)[:, numbers].mean())
     return found
-
-
-def _spans(space: spaces.Space[Any]) -> np.ndarray:
-    """The range of each number of an action, 1 without bounds; nan for what is no number."""
-    if not isinstance(space, spaces.Box):
-        return np.full(math.prod(space.shape or ()), np.nan)
-    span = (space.high.astype(np.float64) - space.low).reshape(-1)
-    return np.where(np.isfinite(span) & (span > 0), span, 1.0)
 
 
 def _finite(value: float) -> float | None:

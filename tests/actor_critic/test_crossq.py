@@ -21,7 +21,7 @@ GAMMA = 0.9
 def batch(seed: int = 0) -> Transition:
     g = torch.Generator().manual_seed(seed)
     obs, next_obs = torch.randn(B, 3, generator=g), 1 + 2 * torch.randn(B, 3, generator=g)
-    action = 4 * torch.rand(B, 2, generator=g) - 2
+    action = 2 * torch.rand(B, 2, generator=g) - 1
     terminated = torch.rand(B, generator=g) < 0.2
     truncated = torch.rand(B, generator=g) < 0.2
     reward, valid = torch.randn(B, generator=g), torch.ones(B, dtype=torch.bool)
@@ -63,9 +63,8 @@ def test_without_normalisation_the_loss_is_that_of_sac_whose_targets_are_the_cri
     for each in (ours, theirs):
         each.noise.manual_seed(0)
     target = theirs.td_target(batch(), batch().next_obs)
-    unit = theirs.bounds.unit(batch().action)
     expected, _ = theirs.critic_learner.gradient(
-        theirs.critic_loss, batch().obs, unit, target, None
+        theirs.critic_loss, batch().obs, batch().action, target, None
     )
     inputs = inputs_of(ours, monkeypatch, "critic_loss")
     ours.critic_learner.flat.vector.copy_(theirs.critic_learner.flat.vector)
@@ -83,7 +82,7 @@ def test_both_halves_are_normalised_by_the_statistics_of_their_mixture(monkeypat
     crossq.critic_learner.flat.vector.copy_(vector)
     assert obs[:B].equal(batch().obs)
     assert obs[B:].equal(batch().next_obs)
-    assert action[:B].equal(batch().action / 2)
+    assert action[:B].equal(batch().action)
     assert discount.equal(GAMMA * (~batch().terminated).float())
     q = []
     for k in range(2):

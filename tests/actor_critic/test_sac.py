@@ -88,9 +88,10 @@ def test_dropout_is_on_while_learning_and_off_while_acting(tasks):
     agent, batch = learned(DroQ, tasks, critic_network={"hidden_sizes": (16, 16), "dropout": 0.5})
     first, second = (agent.td_target(batch, batch.next_obs) for _ in range(2))
     assert not first.equal(second)
-    action = agent.bounds.unit(batch.action)
     with torch.no_grad():
-        assert agent.q_values(batch.obs, action).equal(agent.q_values(batch.obs, action))
+        assert agent.q_values(batch.obs, batch.action).equal(
+            agent.q_values(batch.obs, batch.action)
+        )
 
 
 # What moves what --------------------------------------------------------------------------------

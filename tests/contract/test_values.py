@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import envs
 from agents import BootstrappedDQN, DiscreteSAC, train
 from agents.core.network import Network
+from agents.exploration import uniform
 from envs import probe
 from envs.vector import VectorEnv
 from tests.contract.support import chooses, small, task, weights
@@ -132,7 +133,7 @@ if Interrupted.id not in gymnasium.registry:
 def at_random(agent):
     """A policy that leaves out no action."""
     if not chooses(type(agent)):
-        return lambda obs, carried, explore, rng: agent.bounds.anything(len(obs), rng)
+        return lambda obs, carried, explore, rng: uniform(len(obs), agent.action_size, rng)
     count = agent.discrete_actions()
     return lambda obs, carried, explore, rng: rng.integers(count, size=len(obs))
 

@@ -1,43 +1,76 @@
-"""Actions in [-1, 1] and those of a Box with bounds are the same ones."""
+"""Numbers of an action with bounds are stored between -1 and 1, those without as they are."""
 
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
-from scipy import stats
 
-from agents.core.spaces import BoundedActions
+from agents import PPO, SAC, TD3, CrossQ
+from agents.core.distributions import PolicyConfig
+from agents.core.spaces import Actions
+from agents.exploration import uniform
 
+HUGE = np.finfo(np.float32).max
 LOPSIDED = spaces.Box(np.array([[-1.0, 0.0]]), np.array([[1.0, 5.0]]), dtype=np.float64)
-
-
-def test_the_bounds_are_minus_one_and_one_and_the_way_back_is_the_same():
-    actions = BoundedActions(LOPSIDED)
-    assert actions.size == 2
-    for unit, placed in (([-1, -1], [-1, 0]), ([1, 1], [1, 5]), ([0, 0.5], [0, 3.75])):
-        np.testing.assert_allclose(actions.place(np.array(unit, np.float32)), placed)
-        np.testing.assert_allclose(actions.unit(torch.tensor(placed)), unit)
-
-
-def test_any_action_is_as_likely():
-    drawn = BoundedActions(LOPSIDED).anything(20_000, np.random.default_rng(0))
-    assert drawn.shape == (20_000, 2)
-    assert drawn.dtype == np.float32
-    assert stats.kstest(drawn[:, 0], "uniform", (-1, 2)).pvalue > 0.01
-    assert stats.kstest(drawn[:, 1], "uniform", (0, 5)).pvalue > 0.01
+HALF_OPEN = spaces.Box(np.array([0.0, 0.0]), np.array([4.0, np.inf]), dtype=np.float64)
+LARGEST = spaces.Box(-HUGE, HUGE, (1,))
+NO_WIDTH = spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float64)
 
 
 @pytest.mark.parametrize(
-    "space",
+    ("space", "stored", "meant"),
     [
-        spaces.Discrete(3),
-        spaces.Box(-np.inf, np.inf, (2,)),
-        spaces.Box(np.array([0.0, 0.0]), np.array([1.0, np.inf]), dtype=np.float64),
-        spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float64),
+        (LOPSIDED, [-1, -1], [[-1, 0]]),
+        (LOPSIDED, [1, 1], [[1, 5]]),
+        (LOPSIDED, [0, 0.5], [[0, 3.75]]),
+        (LOPSIDED, [3, -2], [[3, -2.5]]),  # a policy may draw from beyond
+        (HALF_OPEN, [0.5, 7], [3, 7]),
+        (LARGEST, [7], [7]),
+        (NO_WIDTH, [0, 1], [0.5, 1]),
+        (spaces.Box(0, 255, (1,), np.uint8), [1], [255]),
     ],
-    ids=str,
 )
-def test_other_spaces_are_refused_by_name(space):
-    with pytest.raises(ValueError, match=r"^needs [^\n]*$") as error:
-        BoundedActions(space)
+def test_the_bounds_are_minus_one_and_one_and_the_way_back_is_the_same(space, stored, meant):
+    actions, stored = Actions(space), np.array([stored], np.float32)
+    np.testing.assert_allclose(actions.unflatten(stored), [meant])
+    np.testing.assert_allclose(actions.flatten(np.array([meant])), stored)
+
+
+def test_what_is_counted_beside_numbers_keeps_its_count():
+    actions = Actions(spaces.Tuple([spaces.Discrete(5, start=3), spaces.Box(0, 10, (1,))]))
+    stored = actions.flatten((np.array([3, 7]), np.array([[0.0], [7.5]])))
+    np.testing.assert_array_equal(stored, [[0, -1], [4, 0.5]])
+    choice, number = actions.unflatten(stored, fit=True)
+    np.testing.assert_array_equal(choice, [3, 7])
+    np.testing.assert_array_equal(number, [[0], [7.5]])
+
+
+@pytest.mark.parametrize("std", ["free", "state", "gsde"])
+def test_a_policy_covers_the_range_whatever_its_unit(std):
+    """With the same draws, an environment in other units sees the same actions in its own."""
+    seen = spaces.Box(-1, 1, (3,))
+    obs = np.random.default_rng(0).uniform(-1, 1, (64, 3)).astype(np.float32)
+    config = PPO.Config(policy=PolicyConfig(std))
+    one, other = (
+        PPO(seen, spaces.Box(low, high, (2,)), config).actor(64).act(obs)[0]
+        for low, high in ((-1, 1), (100, 500))
+    )
+    assert one.std() > 0.1
+    np.testing.assert_allclose(other, 300 + 200 * one, rtol=1e-4)
+
+
+def test_any_action_is_as_likely_before_learning_begins():
+    drawn = uniform(20_000, 2, np.random.default_rng(0))
+    assert drawn.shape == (20_000, 2)
+    assert drawn.dtype == np.float32
+    histogram, _ = np.histogram(drawn, bins=10, range=(-1, 1))
+    np.testing.assert_allclose(histogram, 4_000, rtol=0.08)
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3, CrossQ])
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(3), spaces.Box(-np.inf, np.inf, (2,)), HALF_OPEN, NO_WIDTH], ids=str
+)
+def test_agents_that_need_bounds_refuse_other_spaces_by_name(kind, space):
+    with pytest.raises(ValueError, match=rf"^{kind.name} needs [^\n]*$") as error:
+        kind(spaces.Box(-1, 1, (3,)), space)
     assert str(space) in str(error.value)

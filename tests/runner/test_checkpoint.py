@@ -193,13 +193,14 @@ def test_a_damaged_name_of_the_last_checkpoint_is_refused(interrupted, content):
             use()
 
 
-def test_a_newer_format_is_refused(interrupted):
+@pytest.mark.parametrize(("by", "message"), [(1, "upgrade"), (-1, "the chainrule that wrote it")])
+def test_another_format_is_refused(interrupted, by, message):
     path = piece_of(interrupted, "manifest.json")
-    text = json.dumps(json.loads(path.read_text()) | {"format": files.FORMAT + 1})
+    text = json.dumps(json.loads(path.read_text()) | {"format": files.FORMAT + by})
     path.write_text(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
     (path.parents[1] / "LATEST").write_text(f"{path.parent.name} {digest}\n")
-    with pytest.raises(CheckpointError, match="upgrade"):
+    with pytest.raises(CheckpointError, match=message):
         play(interrupted, TinyReplay)
 
 

@@ -99,7 +99,7 @@ def test_of_box_actions_the_first_mean_is_explained(name):
     agent = agent_of(name, spaces.Box(-2, 2, (3,), np.float32))
     mean = output_of(agent, "action")(X)
     acted = torch.from_numpy(agent.act(X.numpy()))[:, 0]
-    expected = mean if name == "ppo" else 2.0 * mean.tanh()
+    expected = 2.0 * (mean if name == "ppo" else mean.tanh())
     torch.testing.assert_close(acted, expected.detach().clamp(-2, 2), rtol=1e-4, atol=1e-5)
     assert described(agent, "action") == "action's first number of 3"
     found = attributions(agent, X, "action", "integrated", MEAN)
