@@ -117,6 +117,37 @@ def test_over_episodes_the_steps_add_up_to_those_of_the_lambda_return(cls, lambd
     assert error < 1e-5
 
 
+@pytest.mark.parametrize("cls", AGENTS)
+@pytest.mark.parametrize("field", ["reward", "obs", "next_obs"])
+def test_a_skipped_step_leaves_out_its_gradient_and_nothing_of_the_decay(cls, field, monkeypatch):
+    """The trace goes on as if q(s, a) of the bad transition had had no gradient: it is cut where an
+    episode begins, or where Watkins's Q(λ) cuts, whatever became of the transition there."""
+    agent, tasks = frozen(cls, 0.8)
+    decays: list[float] = []
+    step = agent.traces.step
+
+    def noted(env: int, delta: Tensor, decay: Tensor, aux: Any) -> Any:
+        decays.append(float(decay))
+        return step(env, delta, decay, aux)
+
+    monkeypatch.setattr(agent.traces, "step", noted)
+    first = cut = 0
+    for t, batch in zip(range(200), batches(agent, tasks), strict=False):
+        env = int(batch.extras["env"])
+        before = agent.traces.by_env.get(env)
+        if t % 3 == 0:
+            batch = replace(batch, **{field: getattr(batch, field) * torch.nan})
+        agent.update(batch)
+        if t % 3 == 0 and before is not None:
+            first, cut = first + bool(batch.extras["first"]), cut + (decays[-1] == 0)
+            assert agent.traces.by_env[env].equal(decays[-1] * before)
+            if batch.extras["first"]:
+                assert not agent.traces.by_env[env].any()
+    assert agent.learner.skipped == 67
+    assert first >= 3
+    assert cut > first or cls is StreamSARSA or field == "obs"
+
+
 finite = st.floats(-5, 5, allow_subnormal=False)
 vectors = st.lists(finite, min_size=4, max_size=4).map(lambda x: torch.tensor(x).double())
 
