@@ -87,6 +87,15 @@ class AgentConfig:
         if not holds or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{name} is {value}: use {what}")
 
+    def require_default(self, why: str, *names: str) -> None:
+        """Raise ValueError for the first of these fields that is not left at its default, although
+        it has no effect."""
+        for name in names:
+            if (value := getattr(self, name)) != (default := getattr(type(self), name)):
+                raise ValueError(
+                    f"{name} is {value}, which has no effect {why}: leave it {default}"
+                )
+
 
 class Agent:
     """The base of every agent. A subclass says what it is made of and how it learns:

@@ -9,6 +9,7 @@ distribution, is a field too: C51, QR-DQN, IQN and Rainbow, at the end, are DQN 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -104,8 +105,18 @@ class DQNConfig(AgentConfig):
         self.require("temperature", self.temperature > 0, "a positive number")
         self.require("duration_exponent", self.duration_exponent > 1, "a number above 1")
         if self.value in ("categorical", "hl_gauss"):
+            for name in ("v_min", "v_max"):
+                self.require(name, math.isfinite(getattr(self, name)), "a finite number")
             self.require("v_max", self.v_max > self.v_min, f"more than v_min, {self.v_min}")
             self.require("atoms", self.atoms >= 2, "2 or more")
+        else:
+            self.require_default(f"with value {self.value}, no histogram", "v_min", "v_max")
+        if self.value == "scalar":
+            self.require_default("on a scalar value", "atoms")
+        else:
+            self.require_default(f"with value {self.value}", "loss")
+        if self.priority_exponent == 0:
+            self.require_default("without priorities", "importance_exponent", "importance_steps")
         if self.munchausen:
             plain = self.value == "scalar" and not self.double and self.n_step == 1
             self.require("munchausen", plain, "it with a scalar value, double=False and n_step=1")
