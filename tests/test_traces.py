@@ -202,6 +202,26 @@ def test_a_step_is_that_of_obgd(cls, monkeypatch):
     )
 
 
+def test_stream_sarsa_draws_by_boltzmann_what_it_does_and_what_it_would_have_done():
+    """In a state, and after a truncation, with the frequencies of exp(Q / temperature)."""
+    _, tasks = frozen(StreamSARSA, 0.8)
+    spaces = tasks.observation_space, tasks.action_space
+    settings = StreamSARSAConfig(exploration="boltzmann", temperature=0.5, normalize_obs=False)
+    agent: Any = StreamSARSA(*spaces, replace(settings, normalize_reward=False), seed=1)
+    with torch.no_grad():
+        agent.network.heads["q"].bias.copy_(torch.tensor([0.0, 0.4]))
+    obs = np.zeros((4000, 4), np.float32)
+    q = agent.network(torch.from_numpy(obs[:1]))["q"].detach()
+    wanted = float((q / 0.5).softmax(-1)[0, 1])
+    assert 0.55 < wanted < 0.95
+    assert agent.act(obs, explore=True).mean() == pytest.approx(wanted, abs=0.03)
+    assert agent.act(obs).mean() == 1.0
+    batch = replace(next(batches(agent, tasks)), truncated=torch.tensor([True]))
+    targets = [float(agent.td_target(batch, torch.tensor([[0.0, 0.4]]))) for _ in range(4000)]
+    share = np.mean(np.array(targets) > float(batch.reward) + 0.1)
+    assert share == pytest.approx(np.exp(0.8) / (1 + np.exp(0.8)), abs=0.03)
+
+
 @pytest.mark.parametrize("cls", [StreamQConfig, StreamSARSAConfig])
 @pytest.mark.parametrize(
     ("settings", "said"),
