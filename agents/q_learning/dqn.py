@@ -64,7 +64,8 @@ class DQNConfig(AgentConfig):
     v_min: float = 0.0
     """The least return of a histogram."""
     v_max: float = 100.0
-    """The largest return of a histogram."""
+    """The largest return of a histogram. With hl_gauss leave room: what is smeared out is cut off
+    at either end, and a value within a bin or two of it is learned as a little further inside."""
     double: bool = True
     """Let the online network choose the next action that the target network values."""
     dueling: bool = False
@@ -80,7 +81,8 @@ class DQNConfig(AgentConfig):
     exploration: Literal["epsilon_greedy", "boltzmann", "ez_greedy"] = "epsilon_greedy"
     """How others than the best action are tried; ez_greedy keeps to one for a while."""
     epsilon_start: float = 1.0
-    """Probability of a random action, with ez_greedy of beginning one, at the start."""
+    """Probability of a random action, with ez_greedy of beginning one, at the start. Noisy layers
+    explore beside it: 0 here and at the end leaves that to them."""
     epsilon_end: float = 0.05
     """Probability of a random action once exploration has been reduced."""
     epsilon_steps: int = 10_000
