@@ -33,7 +33,7 @@ from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.products import fast_products
 from agents.core.seeding import derived, stream
-from agents.core.spaces import Actions, Observations
+from agents.core.spaces import Actions, Observations, is_stack
 from agents.exploration import Temperature
 from agents.memory import Hindsight, Replay, Rollout, Stream
 from envs.transition import Transition
@@ -86,6 +86,15 @@ class AgentConfig:
         value = getattr(self, name)
         if not holds or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{name} is {value}: use {what}")
+
+    def require_default(self, why: str, *names: str) -> None:
+        """Raise ValueError for the first of these fields that is not left at its default, although
+        it has no effect."""
+        for name in names:
+            if (value := getattr(self, name)) != (default := getattr(type(self), name)):
+                raise ValueError(
+                    f"{name} is {value}, which has no effect {why}: leave it {default}"
+                )
 
 
 class Agent:
@@ -294,8 +303,16 @@ class Agent:
     ) -> Replay:
         """A replay of this agent's observations and actions with a random stream of its own.
 
-        `options` are those of `Replay`: n_step, frames, priority_exponent…
+        `options` are those of `Replay`: n_step, frames, priority_exponent… Raises ValueError where
+        the observations are no stack of so many frames.
         """
+        frames = options.get("frames", 1)
+        if frames > 1 and not is_stack(self.observation_space, frames):
+            raise ValueError(
+                f"frames is {frames}, but the observations are no stacks of so many, but of "
+                f"{self.observation_space}: use FrameStackObservation(env, {frames}) around the "
+                "environment, or frames 1"
+            )
         if self.config.hindsight:
             options |= self._goals()
         return (Hindsight if self.config.hindsight else Replay)(
@@ -503,6 +520,11 @@ class Agent:
         weights = (w for learner in self.learners.values() for w in learner.flat.parameters)
         sizes = (math.prod(weight.shape[-2:]) for weight in weights if weight.ndim >= 2)
         return rows * max(sizes, default=0)
+
+    def check_envs(self, num_envs: int) -> None:
+        """Raise ValueError for what cannot be, or has no effect, in so many environments."""
+        if isinstance(self.memory, Replay):
+            self.memory.check_room(num_envs)
 
     def cut(self, where: np.ndarray) -> None:
         """Told where `(N,)` environments begin anew before their episode ended."""

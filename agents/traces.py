@@ -62,7 +62,8 @@ class Traces:
         """Let the trace decay, add the gradient of -q that the learner holds, and step along δ z.
 
         `delta` is the TD error, `decay` γ λ, or 0 where the trace is cut before this transition:
-        both `()`. A step that is not finite leaves the trace, like the weights, as it was.
+        both `()`. A step that is not finite leaves the weights as they were and its gradient out of
+        the trace, which decays, or is cut, all the same.
         """
         learner, gradient = self.learner, self.learner.flat.gradient
         earlier = self.by_env.get(env)
@@ -78,6 +79,8 @@ class Traces:
         step = learner.step_along(direction, terms, aux)
         if not step.skipped:
             self.by_env[env] = trace
+        elif earlier is not None:
+            self.by_env[env] = decay * earlier
         return step
 
     def state_dict(self) -> dict[str, Any]:

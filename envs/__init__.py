@@ -151,6 +151,8 @@ def spec(id: str) -> EnvSpec:
         raise ValueError(missing_package(id, error)) from None
     except gymnasium.error.Error as error:
         close = difflib.get_close_matches(name, gymnasium.registry, n=3)
+        if name and not close:
+            close = [known for known in gymnasium.registry if name.lower() in known.lower()][:3]
         hint = f"did you mean {' or '.join(close)}?" if close else str(error)
         raise ValueError(f"there is no environment {id!r}: {hint}") from None
 

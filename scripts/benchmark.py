@@ -154,7 +154,7 @@ def _commands(options: Options) -> dict[Path, list[str]]:
 
     Raises ValueError for anything in which a run would fail before its first step.
     """
-    for name in ("agents", "envs", "seeds"):
+    for name in ("agents", "envs"):
         if not getattr(options, name):
             hint = f": name some of {', '.join(AGENTS)}" if name == "agents" else ""
             raise ValueError(f"--{name} is empty{hint}")

@@ -38,7 +38,7 @@ try:
         SARSAConfig,
         train,
     )
-    from agents.runner.arguments import bad_input, check_ranges, guarded, parse
+    from agents.runner.arguments import bad_input, check_ranges, guarded, parse, seed_list
 except KeyboardInterrupt:  # while this takes its time
     sys.exit(130)
 
@@ -52,8 +52,8 @@ EDGE = range(25, 35)
 class Options:
     """Train SARSA and Q-learning on CliffWalking and compare what they get while they learn."""
 
-    seeds: int = 5
-    """Runs of each agent, with seeds 100, 101, …"""
+    seeds: tuple[str, ...] = ("100-104",)
+    """Seeds and ranges of seeds, both ends included: 100-104, or 100 101 107."""
     episodes: int = 300
     """Training episodes of each run."""
     epsilon: float = 0.1
@@ -149,20 +149,22 @@ def drawing(path: list[int]) -> str:
 def compare(options: Options) -> None:
     """Train both agents and print what came of it. Raises BadInput."""
     positive = (1, math.inf)
-    check_ranges(options, seeds=positive, episodes=positive, max_episode_steps=positive)
+    check_ranges(options, episodes=positive, max_episode_steps=positive)
     with bad_input():
+        seeds = seed_list(options.seeds)
         agents = {"sarsa": sarsa(options), "q_learning": q_learning(options)}
     torch.set_num_threads(1)
     means = {}
     for name, (cls, config) in agents.items():
-        results = [run(cls, config, options, seed) for seed in range(100, 100 + options.seeds)]
+        results = [run(cls, config, options, seed) for seed in seeds]
         returns, paths = zip(*results, strict=True)
         means[name] = np.mean(returns)
         arrived = [path for path in paths if path[-1] == GOAL]
         along = sum(set(EDGE) <= set(path) for path in arrived)
-        print(f"{name}: online return of seeds 100 on: {' '.join(f'{r:.1f}' for r in returns)}")
+        each = " ".join(f"{return_:.1f}" for return_ in returns)
+        print(f"{name}: online return of seeds {' '.join(options.seeds)}: {each}")
         print(
-            f"greedy path: reaches the goal with {len(arrived)} of {options.seeds} seeds, "
+            f"greedy path: reaches the goal with {len(arrived)} of {len(seeds)} seeds, "
             f"along the edge with {along}; the first one's, {len(paths[0]) - 1} steps:"
         )
         print(drawing(paths[0]), end="\n\n", flush=True)

@@ -27,7 +27,14 @@ try:
     # isort: split
     from agents import DQN, Agent, BootstrappedDQN, Callback, Run, preset_for, train
     from agents.core.network import NetworkConfig
-    from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
+    from agents.runner.arguments import (
+        BadInput,
+        bad_input,
+        check_ranges,
+        guarded,
+        parse,
+        seed_list,
+    )
     from envs.deep_sea import ID, solved
 except KeyboardInterrupt:  # while this takes its time
     sys.exit(130)
@@ -55,10 +62,8 @@ class Options:
 
     agents: tuple[str, ...] = ("bootstrapped_dqn", "dqn")
     """Which: bootstrapped_dqn, dqn, dqn_ez_greedy, dqn_boltzmann, dqn_noisy."""
-    seeds: int = 5
-    """Runs of each agent."""
-    first_seed: int = 100
-    """The first run's seed; the others' follow it."""
+    seeds: tuple[str, ...] = ("100-104",)
+    """Seeds and ranges of seeds, both ends included: 100-104, or 100 101 107."""
     size: int = 20
     """Rows and columns of the sea."""
     episodes: int = 2000
@@ -102,11 +107,11 @@ def compare(options: Options) -> None:
         if name not in ROSTER:
             raise BadInput(f"--agents {name}: there is {', '.join(ROSTER)}")
     positive = (1, math.inf)
-    check_ranges(options, seeds=positive, size=positive, episodes=positive)
-    check_ranges(options, first_seed=(0, math.inf))
+    check_ranges(options, size=positive, episodes=positive)
+    with bad_input():
+        seeds = seed_list(options.seeds)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
     print(f"size {options.size}, {options.episodes} episodes at most; episodes until solved:")
     print(_row("agent", [f"seed {seed}" for seed in seeds], "seconds a run"))
     counts = {}
@@ -120,7 +125,7 @@ def compare(options: Options) -> None:
         cells = ["-" if episode is None else str(episode) for episode in found]
         print(_row(name, cells, f"{mean(seconds):.0f}"), flush=True)
         counts[name] = sum(episode is not None for episode in found)
-    print("solved", *(f"{name}={count}/{options.seeds}" for name, count in counts.items()))
+    print("solved", *(f"{name}={count}/{len(seeds)}" for name, count in counts.items()))
 
 
 def _row(name: str, cells: Sequence[str], last: str) -> str:

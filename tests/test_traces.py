@@ -117,6 +117,37 @@ def test_over_episodes_the_steps_add_up_to_those_of_the_lambda_return(cls, lambd
     assert error < 1e-5
 
 
+@pytest.mark.parametrize("cls", AGENTS)
+@pytest.mark.parametrize("field", ["reward", "obs", "next_obs"])
+def test_a_skipped_step_leaves_out_its_gradient_and_nothing_of_the_decay(cls, field, monkeypatch):
+    """The trace goes on as if q(s, a) of the bad transition had had no gradient: it is cut where an
+    episode begins, or where Watkins's Q(λ) cuts, whatever became of the transition there."""
+    agent, tasks = frozen(cls, 0.8)
+    decays: list[float] = []
+    step = agent.traces.step
+
+    def noted(env: int, delta: Tensor, decay: Tensor, aux: Any) -> Any:
+        decays.append(float(decay))
+        return step(env, delta, decay, aux)
+
+    monkeypatch.setattr(agent.traces, "step", noted)
+    first = cut = 0
+    for t, batch in zip(range(200), batches(agent, tasks), strict=False):
+        env = int(batch.extras["env"])
+        before = agent.traces.by_env.get(env)
+        if t % 3 == 0:
+            batch = replace(batch, **{field: getattr(batch, field) * torch.nan})
+        agent.update(batch)
+        if t % 3 == 0 and before is not None:
+            first, cut = first + bool(batch.extras["first"]), cut + (decays[-1] == 0)
+            assert agent.traces.by_env[env].equal(decays[-1] * before)
+            if batch.extras["first"]:
+                assert not agent.traces.by_env[env].any()
+    assert agent.learner.skipped == 67
+    assert first >= 3
+    assert cut > first or cls is StreamSARSA or field == "obs"
+
+
 finite = st.floats(-5, 5, allow_subnormal=False)
 vectors = st.lists(finite, min_size=4, max_size=4).map(lambda x: torch.tensor(x).double())
 
@@ -169,6 +200,26 @@ def test_a_step_is_that_of_obgd(cls, monkeypatch):
     torch.testing.assert_close(
         agent.learner.flat.vector - before, 0.5 * expected, atol=1e-6, rtol=0
     )
+
+
+def test_stream_sarsa_draws_by_boltzmann_what_it_does_and_what_it_would_have_done():
+    """In a state, and after a truncation, with the frequencies of exp(Q / temperature)."""
+    _, tasks = frozen(StreamSARSA, 0.8)
+    spaces = tasks.observation_space, tasks.action_space
+    settings = StreamSARSAConfig(exploration="boltzmann", temperature=0.5, normalize_obs=False)
+    agent: Any = StreamSARSA(*spaces, replace(settings, normalize_reward=False), seed=1)
+    with torch.no_grad():
+        agent.network.heads["q"].bias.copy_(torch.tensor([0.0, 0.4]))
+    obs = np.zeros((4000, 4), np.float32)
+    q = agent.network(torch.from_numpy(obs[:1]))["q"].detach()
+    wanted = float((q / 0.5).softmax(-1)[0, 1])
+    assert 0.55 < wanted < 0.95
+    assert agent.act(obs, explore=True).mean() == pytest.approx(wanted, abs=0.03)
+    assert agent.act(obs).mean() == 1.0
+    batch = replace(next(batches(agent, tasks)), truncated=torch.tensor([True]))
+    targets = [float(agent.td_target(batch, torch.tensor([[0.0, 0.4]]))) for _ in range(4000)]
+    share = np.mean(np.array(targets) > float(batch.reward) + 0.1)
+    assert share == pytest.approx(np.exp(0.8) / (1 + np.exp(0.8)), abs=0.03)
 
 
 @pytest.mark.parametrize("cls", [StreamQConfig, StreamSARSAConfig])

@@ -62,8 +62,9 @@ class NetworkConfig:
     init: Init = "orthogonal"
     """How weights begin."""
     noisy: bool = False
-    """Noise with a trained spread on all dense layers (Fortunato et al. 2018), which explores in
-    the place of random actions; for agents that value actions from a replay."""
+    """Noise with a trained spread on all dense layers (Fortunato et al. 2018), which explores
+    beside random actions or, where epsilon is 0, in their place; for agents that value actions from
+    a replay. A step of acting has one noise for all environments."""
     shared_trunk: bool = True
     """One trunk for all heads, or one of its own for each head."""
     recurrent: Literal["none", "gru", "lstm"] = "none"
@@ -484,7 +485,10 @@ class Network(nn.Module):
         ]
 
     def sample_exploration(self, rng: np.random.Generator) -> list[Tensor] | None:
-        """The noise of noisy layers for one step of acting, from an actor's random stream."""
+        """The noise of noisy layers for one step of acting, from an actor's random stream.
+
+        It is one for all environments, as one pass through the network values all of them.
+        """
         if not self.noisy:
             return None
         sizes = [layer.inputs + layer.outputs for layer in self.noisy]
@@ -669,11 +673,15 @@ def _convolutions(
         kind = kind if side >= SMALLEST["minatar"] else "none"
     if kind == "none":
         return None
-    if image is None or side < SMALLEST[kind]:
-        least = SMALLEST[kind]
+    if image is None:
         raise ValueError(
-            f"network.conv is {kind!r}, which reads images (C, H, W) or (H, W, C) of at least "
-            f"{least}×{least}: use auto or none for {observations.space}"
+            f"network.conv is {kind!r}, which reads images (C, H, W) or (H, W, C), and the "
+            f"observations are none: use auto or none for {observations.space}"
+        )
+    if side < (least := SMALLEST[kind]):
+        raise ValueError(
+            f"network.conv is {kind!r}, which reads images of at least {least}×{least}: use auto "
+            f"or none for {observations.space}"
         )
     return ConvTrunk(
         kind,

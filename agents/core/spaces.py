@@ -174,6 +174,21 @@ def image_of(space: spaces.Space[Any]) -> Image | None:
     return Image(last, first, middle, channels_last=True)
 
 
+def is_stack(space: spaces.Space[Any], frames: int) -> bool:
+    """Whether a space can be of stacks of so many frames, as FrameStackObservation makes them.
+
+    That is one array whose first axis has so many entries, all with the same bounds.
+    """
+    if not space.shape or space.shape[0] != frames:
+        return False
+    bounds: tuple[Any, ...] = ()
+    if isinstance(space, spaces.Box):
+        bounds = space.low, space.high
+    elif isinstance(space, spaces.MultiDiscrete):
+        bounds = space.nvec, space.start
+    return all((bound == bound[:1]).all() for bound in bounds)
+
+
 def _runs(columns: list[int]) -> list[tuple[int, int, int]]:
     """Neighbouring quantities as one slice, each category by itself: (start, stop, categories)."""
     runs: list[tuple[int, int, int]] = []

@@ -405,6 +405,14 @@ class Replay:
                 index[broken] = self.rng.choice(held, np.count_nonzero(broken))
         return index
 
+    def check_room(self, num_envs: int) -> None:
+        """Raise ValueError where the steps of so many environments leave no stack whole."""
+        if self.frames > 1 and self.capacity < (least := self.frames * num_envs):
+            raise ValueError(
+                f"buffer_size is {self.capacity}: use {least} or more, for stacks of "
+                f"{self.frames} frames from each of {num_envs} environments"
+            )
+
     def _too_small(self) -> ValueError:
         return ValueError(
             f"buffer_size is {self.capacity}: no observation of {self.frames} frames is held "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -77,6 +78,16 @@ class Rollout:
                 self.stale = rows[-1].valid & ~rows[-1].done
                 rows = _first_episodes(rows)
             yield self._batch(rows)
+
+    def check_steps(self, num_envs: int, setting: str, steps: int) -> None:
+        """Raise ValueError where batches from so many environments may have fewer than `steps` of
+        each, which a setting needs to have its effect."""
+        held = math.ceil((self.transitions or 0) / num_envs)
+        if held < steps:
+            raise ValueError(
+                f"rollout_size is {self.transitions}, {held} of each of {num_envs} environments: "
+                f"{setting} takes {steps}, use {(steps - 1) * num_envs + 1} or more"
+            )
 
     def cut(self, where: np.ndarray) -> None:
         """Where `(N,)` is true an environment begins anew in the midst of an episode: truncate it.

@@ -47,6 +47,8 @@ class BootstrappedDQNConfig(AgentConfig):
     """Updates for each environment step, whatever the number of environments."""
     train_every: int = 1
     """Environment steps from one burst of the updates due to the next."""
+    frames: int = 1
+    """Frames that an observation is a stack of; each is then stored once."""
     double: bool = True
     """Let each online network choose the next action that its target network values."""
     loss: Literal["huber", "squared"] = "huber"
@@ -93,6 +95,7 @@ class BootstrappedDQN(Agent):
             c.updates_per_step,
             c.learning_starts,
             c.train_every,
+            frames=c.frames,
             numbered=True,  # what a transition's mask is drawn by
         )
 

@@ -9,6 +9,7 @@ distribution, is a field too: C51, QR-DQN, IQN and Rainbow, at the end, are DQN 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,7 +64,8 @@ class DQNConfig(AgentConfig):
     v_min: float = 0.0
     """The least return of a histogram."""
     v_max: float = 100.0
-    """The largest return of a histogram."""
+    """The largest return of a histogram. With hl_gauss leave room: what is smeared out is cut off
+    at either end, and a value within a bin or two of it is learned as a little further inside."""
     double: bool = True
     """Let the online network choose the next action that the target network values."""
     dueling: bool = False
@@ -79,7 +81,8 @@ class DQNConfig(AgentConfig):
     exploration: Literal["epsilon_greedy", "boltzmann", "ez_greedy"] = "epsilon_greedy"
     """How others than the best action are tried; ez_greedy keeps to one for a while."""
     epsilon_start: float = 1.0
-    """Probability of a random action, with ez_greedy of beginning one, at the start."""
+    """Probability of a random action, with ez_greedy of beginning one, at the start. Noisy layers
+    explore beside it: 0 here and at the end leaves that to them."""
     epsilon_end: float = 0.05
     """Probability of a random action once exploration has been reduced."""
     epsilon_steps: int = 10_000
@@ -104,8 +107,18 @@ class DQNConfig(AgentConfig):
         self.require("temperature", self.temperature > 0, "a positive number")
         self.require("duration_exponent", self.duration_exponent > 1, "a number above 1")
         if self.value in ("categorical", "hl_gauss"):
+            for name in ("v_min", "v_max"):
+                self.require(name, math.isfinite(getattr(self, name)), "a finite number")
             self.require("v_max", self.v_max > self.v_min, f"more than v_min, {self.v_min}")
             self.require("atoms", self.atoms >= 2, "2 or more")
+        else:
+            self.require_default(f"with value {self.value}, no histogram", "v_min", "v_max")
+        if self.value == "scalar":
+            self.require_default("on a scalar value", "atoms")
+        else:
+            self.require_default(f"with value {self.value}", "loss")
+        if self.priority_exponent == 0:
+            self.require_default("without priorities", "importance_exponent", "importance_steps")
         if self.munchausen:
             plain = self.value == "scalar" and not self.double and self.n_step == 1
             self.require("munchausen", plain, "it with a scalar value, double=False and n_step=1")

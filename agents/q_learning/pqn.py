@@ -55,6 +55,8 @@ class PQNConfig(AgentConfig):
         for name in ("rollout_size", "epochs", "batch_size"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
         self.require("td_lambda", 0 <= self.td_lambda <= 1, "a number in [0, 1]")
+        mixes = self.td_lambda == 0 or self.rollout_size > 1
+        self.require("td_lambda", mixes, "0 with rollout_size 1, or more transitions in a rollout")
         if self.watkins and self.td_lambda == 0:
             raise ValueError(
                 "watkins is True and td_lambda 0: a one-step return has no trace to cut, use "
@@ -71,11 +73,17 @@ class PQN(Agent):
     name = "pqn"
     Config = PQNConfig
     config: PQNConfig
+    memory: Rollout
 
     def build(self) -> None:
         self.network = self.new_network({"q": Head(self.discrete_actions(), masked=True)})
         self.learner = self.new_learner("pqn", network=self.network)
         self.memory = Rollout(self.config.rollout_size, device=self.device)
+
+    def check_envs(self, num_envs: int) -> None:
+        c = self.config
+        if c.td_lambda > 0:
+            self.memory.check_steps(num_envs, f"td_lambda {c.td_lambda}", 2)
 
     @property
     def epsilon(self) -> float:

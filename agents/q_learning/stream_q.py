@@ -90,7 +90,8 @@ class StreamQ(Agent):
         _, aux = self.learner.gradient(self.loss, obs, batch.action, noise)
         q, next_q = aux["q"], aux["values"][1:]
         delta = self.td_target(batch, next_q).squeeze(0) - q
-        # What was done before is not credited with what an action of another policy led to.
+        # What was done before is not credited with what an action of another policy led to: the cut
+        # comes before the update of an action that is not greedy, which is credited with its own.
         cut = batch.extras["first"] | (q < aux["values"][0].amax())
         decay = self.config.gamma * self.config.lambda_ * ~cut
         self.traces.step(int(batch.extras["env"]), delta, decay, aux)

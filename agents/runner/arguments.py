@@ -61,6 +61,8 @@ def parse_known(cls: type[T], argv: Sequence[str]) -> T:
 
 def seed_list(words: Sequence[str]) -> list[int]:
     """Seeds from words like 7 and 100-104, both ends included, each once and in order."""
+    if not words:
+        raise ValueError("--seeds is empty: write a seed like 100 or a range like 100-104")
     seeds: dict[int, None] = {}
     for word in words:
         if not (match := re.fullmatch(r"(\d+)(?:-(\d+))?", word)):

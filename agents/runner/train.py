@@ -186,10 +186,12 @@ class Run:
 
 
 def introduce(agent: Agent, envs: VectorEnv) -> None:
-    """Tell a memory that judges goals in hindsight how these environments do.
+    """Tell an agent how many environments there are, and a memory that judges goals in hindsight
+    how these do.
 
-    Raises ValueError where they do not.
+    Raises ValueError where they do not, and for settings that so many leave no room or no effect.
     """
+    agent.check_envs(envs.num_envs)
     if isinstance(agent.memory, Hindsight):
         agent.memory.judge = envs.judge
 

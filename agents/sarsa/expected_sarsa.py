@@ -44,6 +44,8 @@ class ExpectedSARSAConfig(AgentConfig):
     """Updates for each environment step, whatever the number of environments."""
     train_every: int = 1
     """Environment steps from one burst of the updates due to the next."""
+    frames: int = 1
+    """Frames that an observation is a stack of; each is then stored once."""
     double: bool = True
     """Take the policy from the online network, as it acts; False: from the target network too."""
     dueling: bool = False
@@ -98,7 +100,12 @@ class ExpectedSARSA(Agent):
         self.learner = self.new_learner("expected_sarsa", network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = self.new_replay(
-            c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
+            c.buffer_size,
+            c.batch_size,
+            c.updates_per_step,
+            c.learning_starts,
+            c.train_every,
+            frames=c.frames,
         )
 
     @property

@@ -6,7 +6,7 @@ With a network and parallel environments in place of a replay as in Mnih et al. 
 
     SARSA                  the defaults
     expected SARSA         expected=True
-    n-step SARSA           n_step=5
+    n-step SARSA           n_step=3
     SARSA(λ)               td_lambda=0.9
     expected SARSA(λ), …   expected=True with either
 """
@@ -42,7 +42,8 @@ class SARSAConfig(AgentConfig):
     expected: bool = False
     """Value a next state by the policy's expectation (expected SARSA), not by the next action."""
     n_step: int = 1
-    """Rewards in a target, before the value of the state they lead to."""
+    """Rewards in a target, before the value of the state they lead to. A rollout has as
+    many steps of each environment, or more."""
     td_lambda: float = 0.0
     """λ of SARSA(λ): targets mix those of all n, nearer 1 the longer ones; 0 is one step."""
     rollout_size: int = 32
@@ -76,7 +77,10 @@ class SARSAConfig(AgentConfig):
         super().__post_init__()
         for name in ("n_step", "rollout_size", "epochs", "target_every"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
+        self.require("n_step", self.n_step <= self.rollout_size, "rollout_size or less")
         self.require("td_lambda", 0 <= self.td_lambda <= 1, "a number in [0, 1]")
+        mixes = self.td_lambda == 0 or self.rollout_size > 1
+        self.require("td_lambda", mixes, "0 with rollout_size 1, or more transitions in a rollout")
         if self.n_step > 1 and self.td_lambda > 0:
             raise ValueError(
                 f"n_step is {self.n_step} and td_lambda {self.td_lambda}: a target has n steps or "
@@ -97,6 +101,7 @@ class SARSA(Agent):
     name = "sarsa"
     Config = SARSAConfig
     config: SARSAConfig
+    memory: Rollout
 
     def build(self) -> None:
         c = self.config
@@ -106,6 +111,12 @@ class SARSA(Agent):
         self.learner = self.new_learner("sarsa", network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = Rollout(c.rollout_size, next_action=not c.expected, device=self.device)
+
+    def check_envs(self, num_envs: int) -> None:
+        c = self.config
+        self.memory.check_steps(num_envs, f"n_step {c.n_step}", c.n_step)
+        if c.td_lambda > 0:
+            self.memory.check_steps(num_envs, f"td_lambda {c.td_lambda}", 2)
 
     @property
     def epsilon(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from agents.agent import Agent, AgentConfig, Metrics
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
 from agents.core.schedules import linear
-from agents.exploration import epsilon_greedy
+from agents.exploration import boltzmann, epsilon_greedy
 from agents.memory import Stream
 from agents.traces import Traces, check_optim
 from envs.transition import Transition
@@ -34,12 +34,16 @@ class StreamSARSAConfig(AgentConfig):
     """Decay of the trace, beside gamma's: 0 gives one-step SARSA."""
     kappa: float | None = 2.0
     """Bounds every step so that it does not overshoot, the more so the larger; None: no bound."""
+    exploration: Literal["epsilon_greedy", "boltzmann"] = "epsilon_greedy"
+    """How actions are drawn from their values; the values learned are those of this policy."""
     epsilon_start: float = 1.0
-    """Probability of a random action at the start."""
+    """Probability of a random action at the start, with epsilon_greedy."""
     epsilon_end: float = 0.01
     """Probability of a random action once exploration has been reduced."""
     epsilon_steps: int = 25_000
     """Environment steps over which it is reduced, linearly."""
+    temperature: float = 1.0
+    """With boltzmann: actions are drawn with probability proportional to exp(Q / temperature)."""
     normalize_obs: bool = True
     normalize_reward: bool = True
     network: NetworkConfig = field(
@@ -56,6 +60,7 @@ class StreamSARSAConfig(AgentConfig):
         self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
         for name in ("epsilon_start", "epsilon_end"):
             self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
+        self.require("temperature", self.temperature > 0, "a positive number")
         check_optim(self.optim, self.kappa)
 
 
@@ -79,7 +84,12 @@ class StreamSARSA(Agent):
         return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
 
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
-        q = self.network(obs)["q"].cpu().numpy()
+        return self.draw(self.network(obs)["q"].cpu().numpy(), explore, rng)
+
+    def draw(self, q: np.ndarray, explore: bool, rng: np.random.Generator) -> np.ndarray:
+        """Actions `(N,)` from values `(N, A)`, drawn from the policy where it explores."""
+        if explore and self.config.exploration == "boltzmann":
+            return boltzmann(q, self.config.temperature, rng)
         return epsilon_greedy(q, self.epsilon if explore else 0.0, rng)
 
     def estimate(self, obs: Tensor) -> Tensor:
@@ -103,7 +113,7 @@ class StreamSARSA(Agent):
         reward, discount = self.scaled(batch.reward), batch.discount(self.config.gamma)
         next_action = batch.extras["next_action"]
         if batch.truncated:
-            drawn = epsilon_greedy(next_q.cpu().numpy(), self.epsilon, self.rng)
+            drawn = self.draw(next_q.cpu().numpy(), True, self.rng)
             next_action = torch.from_numpy(drawn).to(next_action)
         return targets.sarsa(reward, discount, next_q, next_action)
 

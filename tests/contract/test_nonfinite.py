@@ -32,6 +32,7 @@ def kept(agent):
         del state["parts"][learner]["skipped"]
     for random in ("rng", "predictions", "noise"):
         del state[random]
+    state.pop("traces", None)  # they decay in a skipped step too: see tests/test_traces.py
     return bits(state)
 
 

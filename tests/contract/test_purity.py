@@ -19,7 +19,6 @@ from tests.contract.support import batches, bits, small, task
 RICH: dict[str, Any] = {
     "entropy_weight": 0.01,
     "value_clip": 0.2,
-    "loss": "squared",
     "network": {"hidden_sizes": (16, 16), "norm": "layer", "dropout": 0.2, "residual": True},
 }
 

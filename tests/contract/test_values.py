@@ -33,8 +33,6 @@ QUICK: dict[str, Any] = {
     "target_every": 10,
     "epsilon_start": 1.0,
     "epsilon_end": 1.0,  # no action is left out, and action values are the same for any policy
-    "v_min": -2.0,
-    "v_max": 2.0,
     "normalize_advantage": False,
     "entropy_weight": 0.0,
     "kappa": None,  # bounds steps of plain gradient descent
@@ -47,7 +45,10 @@ QUICK: dict[str, Any] = {
 }
 CLOSE: dict[str, Any] = {"tau": 0.05}
 """Where a target moves a little in every update, it keeps up with values learned so quickly."""
+SUPPORT = {"v_min": -2.0, "v_max": 2.0}
 SLOWER: dict[str, Any] = {
+    "c51": SUPPORT,
+    "rainbow": SUPPORT,
     # fractions drawn anew in every update shake it, and a maximum over that is too high
     "iqn": {"optim": QUICK["optim"] | {"lr": 1e-2}},
     "ddpg": {"optim": QUICK["optim"] | {"lr": 1e-2}},  # one critic, whose errors none makes good

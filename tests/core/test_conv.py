@@ -187,7 +187,8 @@ def test_the_space_chooses_unless_told_otherwise(space, kernel):
     [
         (spaces.Dict(image=CAMERA), {}, r"conv is 'auto', and an image in a Dict.* use none to"),
         (GRID, {"conv": "nature"}, r"conv is 'nature'.*at least 36×36: use auto or none for Box"),
-        (spaces.Box(-1, 1, (4,)), {"conv": "impala"}, r"conv is 'impala'.*images"),
+        (spaces.Box(-1, 1, (4,)), {"conv": "impala"}, r"conv is 'impala'.*observations are none"),
+        (spaces.Discrete(4), {"conv": "minatar"}, r"are none: use auto or none for Discrete\(4\)"),
         (spaces.Box(-1, 1, (2, 2, 9)), {"conv": "minatar"}, r"at least 3×3"),
         (spaces.Discrete(4), {"conv": "minatar"}, r"none for Discrete\(4\)"),
         (FRAMES, {"conv": "resnet"}, "conv is 'resnet': use auto, none, nature, impala, minatar"),

@@ -1,12 +1,14 @@
-"""Numbers of an action with bounds are stored between -1 and 1, those without as they are."""
+"""Numbers of an action with bounds are stored between -1 and 1; stacks are told from the rest."""
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation
 
 from agents import PPO, SAC, TD3, CrossQ
 from agents.core.distributions import PolicyConfig
-from agents.core.spaces import Actions
+from agents.core.spaces import Actions, is_stack
 from agents.exploration import uniform
 
 HUGE = np.finfo(np.float32).max
@@ -42,6 +44,47 @@ def test_what_is_counted_beside_numbers_keeps_its_count():
     choice, number = actions.unflatten(stored, fit=True)
     np.testing.assert_array_equal(choice, [3, 7])
     np.testing.assert_array_equal(number, [[0], [7.5]])
+
+
+class Seen(gymnasium.Env):
+    """Shows what lies in a space."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, space):
+        self.observation_space = space
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, np.inf]), dtype=np.float64),
+        spaces.Box(0, 255, (84, 84), np.uint8),
+        spaces.Discrete(5, start=2),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiBinary(3),
+    ],
+    ids=str,
+)
+def test_what_gymnasium_stacks_is_a_stack_of_so_many_frames_and_of_no_other_number(space):
+    stacked = FrameStackObservation(Seen(space), 4).observation_space
+    assert [frames for frames in range(2, 9) if is_stack(stacked, frames)] == [4]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(np.array([0.0, -1.0]), np.array([1.0, 1.0]), dtype=np.float64),
+        spaces.Box(np.array([0.0, 0.0]), np.array([1.0, 2.0]), dtype=np.float64),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.Discrete(2),
+        spaces.Box(0, 1, ()),
+        spaces.Dict({"one": spaces.Box(0, 1, (2, 3))}),
+    ],
+    ids=str,
+)
+def test_what_differs_along_its_first_axis_is_no_stack(space):
+    assert not is_stack(space, 2)
 
 
 @pytest.mark.parametrize("std", ["free", "state", "gsde"])

@@ -90,6 +90,8 @@ def test_options_reach_the_environment() -> None:
         ("CartPol-v1", {}, r"no environment 'CartPol-v1': did you mean [^?]*CartPole-v1[^?]*\?$"),
         ("CartPole-v7", {}, r"no environment 'CartPole-v7'"),
         ("DelayedReward-v0", {}, r"did you mean chainrule/DelayedReward-v0"),
+        ("DeepSea", {}, r"no environment 'DeepSea': did you mean chainrule/DeepSea-v0\?$"),
+        ("bitflip", {}, r"no environment 'bitflip': did you mean chainrule/BitFlip-v0\?$"),
         ("Absent/Task-v0", {}, r"no environment 'Absent/Task-v0': Namespace Absent not found"),
         ("no_such_module:Task-v0", {}, r"no_such_module:Task-v0 needs a package.*no_such_module"),
         ("gymnasium:CartPol-v1", {}, r"no environment 'gymnasium:CartPol-v1': did you mean"),

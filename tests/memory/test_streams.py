@@ -358,6 +358,23 @@ def test_where_no_stack_is_whole_it_says_so():
             next(memory.batches())
 
 
+@given(frames=st.sampled_from([("frames", 3), ("two", 2)]), envs=st.integers(1, 5), extra=SIZES)
+@many
+def test_with_the_room_that_it_asks_for_a_stack_is_always_whole(frames, envs, extra):
+    kind, count = frames
+    chances = {"end": 0.0, "idle": 0.1, "jump": 0.0, "nan": 0.0}
+    script = Script(kind, envs, np.random.default_rng(extra), chances)
+    least = count * envs
+    with pytest.raises(ValueError, match=f"^buffer_size is {least - 1}: use {least} or more"):
+        new(script, least - 1).check_room(envs)
+    memory = new(script, least)
+    memory.check_room(envs)
+    for _ in range(20):
+        memory.add(script.step())
+        for batch in memory.batches():
+            assert len(batch.reward) == 7
+
+
 ATARI: dict[str, Any] = {"obs_size": 4 * 84 * 84, "obs_dtype": np.uint8, "frames": 4}
 
 

@@ -224,11 +224,39 @@ def test_munchausen_with_what_the_paper_does_not_say_is_refused(settings):
         ({"value": "hl_gauss", "atoms": 1}, "^atoms is 1: use 2 or more"),
         ({"value": "quantile", "atoms": 0}, "^atoms is 0: use 1 or more"),
         ({"value": "gaussian"}, "^value is 'gaussian': use scalar, categorical"),
+        *(
+            ({"value": "hl_gauss", name: number}, f"^{name} is {number}: use a finite number")
+            for name in ("v_min", "v_max")
+            for number in (np.inf, -np.inf, np.nan)
+        ),
     ],
 )
 def test_a_distribution_that_cannot_be_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DQNConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "why"),
+    [
+        (DQNConfig(), {"atoms": 11}, "on a scalar value: leave it 51"),
+        (DQNConfig(), {"v_min": -1.0}, r"with value scalar, no histogram: leave it 0\.0"),
+        (QRDQN.Config(), {"v_max": 1.0}, r"with value quantile, no histogram: leave it 100\.0"),
+        (C51.Config(), {"loss": "squared"}, "with value categorical: leave it huber"),
+        (IQN.Config(), {"loss": "squared"}, "with value implicit_quantile: leave it huber"),
+        (DQNConfig(), {"importance_exponent": 1.0}, r"without priorities: leave it 0\.4"),
+        (DQNConfig(), {"importance_steps": 9}, "without priorities: leave it 100000"),
+    ],
+)
+def test_a_setting_of_what_was_not_chosen_is_refused(config, settings, why):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=f"^{name} is {value}, which has no effect {why}$"):
+        replace(config, **settings)
+
+
+@pytest.mark.parametrize("cls", [C51, QRDQN, IQN, Rainbow])
+def test_its_own_defaults_do_not_keep_a_dqn_by_another_name_from_a_scalar(cls):
+    assert cls.Config(value="scalar").atoms == cls.Config().atoms
 
 
 @pytest.mark.parametrize("cls", AGENTS.values(), ids=list(AGENTS))

@@ -42,7 +42,7 @@ def copy_weights(source, *others):
 
 @pytest.mark.parametrize("expected", [False, True])
 @pytest.mark.parametrize("exploration", ["epsilon_greedy", "boltzmann"])
-@pytest.mark.parametrize(("n_step", "td_lambda"), [(1, 0.0), (3, 0.0), (100, 0.0), (1, 0.8)])
+@pytest.mark.parametrize(("n_step", "td_lambda"), [(1, 0.0), (3, 0.0), (8, 0.0), (1, 0.8)])
 def test_the_target_is_the_one_of_the_setting(expected, exploration, n_step, td_lambda):
     """By a loop over each row's episode, with the value of the policy in its last state."""
     settings = {"expected": expected, "n_step": n_step, "td_lambda": td_lambda, **HALF}
@@ -155,6 +155,9 @@ def test_expected_sarsa_from_replay_values_the_policy_that_acts_now(double, expl
     ("cls", "settings", "message"),
     [
         (SARSA, {"n_step": 3, "td_lambda": 0.5}, "n_step is 3 and td_lambda 0.5: .* use n_step 1"),
+        (SARSA, {"n_step": 33}, "n_step is 33: use rollout_size or less"),
+        (SARSA, {"td_lambda": 0.9, "rollout_size": 1}, "td_lambda is 0.9: use 0 with rollout_size"),
+        (PQN, {"rollout_size": 1}, r"td_lambda is 0\.65: use 0 with rollout_size 1, or more"),
         (SARSA, {"n_step": 0}, "n_step is 0: use 1 or more"),
         (SARSA, {"td_lambda": 1.1}, r"td_lambda is 1\.1: use a number in"),
         (SARSA, {"td_lambda": float("nan")}, "td_lambda is nan"),
@@ -168,6 +171,31 @@ def test_expected_sarsa_from_replay_values_the_policy_that_acts_now(double, expl
 def test_settings_that_make_no_sense_are_refused(cls, settings, message):
     with pytest.raises(ValueError, match=message):
         replace(cls.Config(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "enough"),
+    [
+        (SARSA, {"n_step": 5}, 33),  # five steps of eight environments, the last of them begun
+        (SARSA, {"td_lambda": 0.5}, 9),
+        (PQN, {"td_lambda": 0.5}, 9),
+    ],
+)
+def test_a_rollout_that_is_too_short_for_a_setting_to_tell_is_refused(cls, settings, enough):
+    with envs.make("CartPole-v1", num_envs=8) as tasks:
+        agent = small(cls, tasks, rollout_size=enough - 1, **settings)
+        with pytest.raises(ValueError, match=rf"^rollout_size is {enough - 1}, .* use {enough} or"):
+            train(agent, tasks, 80)
+        agent = small(cls, tasks, rollout_size=enough, **settings)
+        train(agent, tasks, 80)
+        assert agent.learner.updates > 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"expected": True}, {"n_step": 3}, {"td_lambda": 0.9}])
+def test_the_algorithms_that_it_lists_are_one_setting_away_from_the_defaults(settings):
+    with envs.make("CartPole-v1") as tasks:
+        config = SARSA.Config(**settings)
+        train(SARSA(tasks.observation_space, tasks.action_space, config), tasks, 80)
 
 
 def test_a_dueling_sarsa_values_the_state_apart():

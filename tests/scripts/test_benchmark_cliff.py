@@ -11,7 +11,7 @@ LAST = re.compile(r"sarsa=(\S+) q_learning=(\S+)")
 
 
 def test_sarsa_gets_more_while_it_learns(capsys):
-    assert main(["--seeds", "1", "--episodes", "40"]) == 0
+    assert main(["--seeds", "100", "--episodes", "40"]) == 0
     out = capsys.readouterr().out.splitlines()
     last = LAST.fullmatch(out[-1])
     assert last is not None
@@ -46,7 +46,7 @@ def test_a_path_is_drawn_on_the_grid():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--seeds", "0"], "--seeds is 0: use 1 or more"),
+        (["--seeds", "5-0"], "--seeds 5-0: the range ends before it begins"),
         (["--epsilon", "2"], "epsilon_start is 2.0: use a probability"),
         (["--step-size", "0"], "optim.lr is 0.0: use a positive number"),
         (["--steps", "3"], "--steps"),

@@ -191,6 +191,16 @@ def test_an_unsupported_action_space_is_one_clear_line(run, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("env", ["CartPole-v1", "CliffWalking-v1", "MinAtar/Breakout-v1"])
+def test_observations_that_are_no_stacks_are_one_clear_line(run, tmp_path, env):
+    """CartPole has as many numbers as a stack would have frames, but with bounds of their own."""
+    words = ["--env", env, "--steps", "100", "--agent.frames", "4"]
+    code, out, err = run(*words, agent=DQN)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "frames is 4, but the observations are no stacks of so many" in err
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_unsupported_observation_space_is_one_clear_line(run, tmp_path, monkeypatch):
     class Words(Scripted):
         observation_space = spaces.Text(5)
