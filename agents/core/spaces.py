@@ -76,6 +76,15 @@ class Observations:
         sizes = [len(_columns(part)) for part in self.parts[: before + 1]]
         return slice(sum(sizes[:-1]), sum(sizes))
 
+    def part(self, name: str, stored: np.ndarray) -> np.ndarray:
+        """The part of this name of a Dict space, from its stored columns `(..., columns)`."""
+        assert isinstance(self.space, spaces.Dict)
+        part = self.space[name]
+        value = stored.reshape(*stored.shape[:-1], *(part.shape or ())).astype(part.dtype)
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
+            value = value + part.start
+        return value
+
     def flatten(self, obs: Any) -> np.ndarray:
         """One observation, or a batch of them with any leading axes, as `(..., size)`.
 
