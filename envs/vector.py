@@ -131,7 +131,8 @@ class VectorEnv:
         """What `(M,)` steps pay that led to achieved goals, had these been the desired ones.
 
         A function of both, `(M, *goal)`, that gives the rewards and where the task ended, or None
-        where the task has no `compute_terminated`; both as Gymnasium-Robotics has them.
+        where the task has no `compute_terminated`; both as Gymnasium-Robotics has them. They are
+        asked of M goals at once, or one by one where they cannot do so; `info` is always empty.
 
         Raises ValueError where the environments have no `compute_reward`.
         """
@@ -357,7 +358,7 @@ def _rows(function: Any, achieved: np.ndarray, desired: np.ndarray) -> np.ndarra
     """A function of goals for M of them: all at once if it can, else one by one."""
     try:
         found = np.asarray(function(achieved, desired, {}))
-    except ValueError:  # as of an `if` that is asked of an array
+    except (ValueError, TypeError):  # as of an `if`, or math.dist, that is given arrays
         found = np.empty(())
     if found.shape != (len(achieved),):
         pairs = zip(achieved, desired, strict=True)
