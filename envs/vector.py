@@ -44,7 +44,7 @@ class VectorEnv:
 
     Observations are NumPy arrays with a leading axis `(N,)`, or dicts and tuples of these; arrays
     given out are never written to again. Box actions are clipped to their bounds for the
-    environment; a Transition keeps them as given.
+    environment, and rounded where it takes whole numbers; a Transition keeps them as given.
 
     Actions come in the structure of their space, each array with a leading axis `(N,)`.
 
@@ -383,6 +383,8 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 def _fit(space: spaces.Space[Any], action: Any) -> Any:
     """Actions that the environments accept."""
     if isinstance(space, spaces.Box):
+        if space.dtype.kind != "f":  # it takes whole numbers
+            action = np.rint(action)
         return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
     if isinstance(space, spaces.Dict):
         return {key: _fit(part, action[key]) for key, part in space.spaces.items()}

@@ -199,7 +199,8 @@ class Actions:
 
     A Discrete action is stored as its index from 0; others as vectors `(columns,)`, whole numbers
     where all parts are, else float32. A number with finite bounds is stored as it lies between
-    them, from -1 to 1, so that agents need not know its unit; one without is stored as it is.
+    them, from -1 to 1, so that agents need not know its unit; one without is stored as it is. The
+    bounds of whole numbers are half a unit further out: each is then as much of the range.
     Supports what a policy does, see `policy_for`.
     """
 
@@ -231,7 +232,8 @@ class Actions:
     def unflatten(self, stored: np.ndarray, fit: bool = False) -> Any:
         """Stored actions `(..., *shape)` in the space's structure, each array `(..., *its own)`.
 
-        With `fit` numbers are clipped to their bounds, and all have the space's dtypes.
+        With `fit` numbers are rounded where only whole ones fit, and clipped to their bounds, and
+        all have the space's dtypes.
         """
         if not self.shape:
             return stored + _start(self.space)
@@ -245,6 +247,7 @@ class Actions:
             if not isinstance(part, spaces.Box):
                 value = value.astype(part.dtype) + _start(part)
             elif fit:
+                value = np.rint(value) if _whole(part) else value
                 value = np.clip(value, part.low, part.high).astype(part.dtype)
             values.append(value[()])
         if isinstance(self.space, spaces.Dict):
@@ -263,9 +266,14 @@ def _range(part: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     low, high = (x.reshape(-1).astype(np.float32) for x in (part.low, part.high))
     with np.errstate(over="ignore"):  # the largest numbers there are stand for no bounds
         width = high - low
-    bounded = np.isfinite(width) & (width > 0)
-    low, half = np.where(bounded, low, -1), np.where(bounded, width, 2) / 2
+    bounded, edge = np.isfinite(width) & (width > 0), 0.5 * _whole(part)
+    low, half = np.where(bounded, low - edge, -1), np.where(bounded, width / 2 + edge, 1)
     return (low + half).astype(np.float32), half.astype(np.float32), bounded
+
+
+def _whole(part: spaces.Box) -> bool:
+    """Whether a Box is of whole numbers."""
+    return part.dtype.kind != "f"
 
 
 def _start(space: spaces.Space[Any]) -> Any:
