@@ -87,6 +87,12 @@ class AgentConfig:
         if not holds or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{name} is {value}: use {what}")
 
+    def leave(self, name: str, where: str) -> None:
+        """Raise ValueError for a field that was set though it has no effect `where` that is so."""
+        value, default = getattr(self, name), getattr(type(self), name)
+        if value != default:
+            raise ValueError(f"{name} is {value}, which has no effect {where}: leave it {default}")
+
 
 class Agent:
     """The base of every agent. A subclass says what it is made of and how it learns:

@@ -75,6 +75,10 @@ class CrossQConfig(AgentConfig):
             self.require(name, getattr(self, name) >= 1, "1 or more")
         self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
         self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
+        self.require("target_entropy", True, "a finite number, or None")
+        if self.temperature is not None:
+            for name in ("initial_temperature", "target_entropy"):
+                self.leave(name, "beside a fixed temperature")
 
 
 class CrossQ(Agent):

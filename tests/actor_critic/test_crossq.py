@@ -164,3 +164,18 @@ def test_a_bad_batch_leaves_the_statistics_as_they_were(field):
     crossq.update(replace(bad, **{field: column}))
     for (name, key), value in buffers.items():
         assert crossq.learners[name].buffers[key].equal(value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_entropy": np.inf}, "^target_entropy is inf: use a finite number, or None"),
+        (
+            {"temperature": 0.1, "initial_temperature": 0.5},
+            "^initial_temperature is 0.5, which has",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CrossQConfig(**settings)
