@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from envs.classic import ClassicVectorEnv
+from envs.seeds import spread
 from envs.tape import Tape
 from envs.transition import Transition
 
@@ -224,8 +225,8 @@ class _Looped:
         self._batch_action_space = batch_space(self.action_space, self.num_envs)
 
     def reset(self, seed: int | None) -> Any:
-        seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
-        return self._batch([env.reset(seed=s)[0] for env, s in zip(self.envs, seeds, strict=True)])
+        seeds = zip(self.envs, spread(seed, self.num_envs), strict=True)
+        return self._batch([env.reset(seed=its)[0] for env, its in seeds])
 
     def step(self, action: Any) -> tuple[Any, ...]:
         actions = iterate(self._batch_action_space, action) if self._structured else action
