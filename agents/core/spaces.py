@@ -38,7 +38,7 @@ class Observations:
     """How the observations of a space are stored as vectors and read as features.
 
     Supports Box, Discrete, MultiDiscrete, MultiBinary and flat Dict and Tuple spaces of these.
-    Raises ValueError for any other space.
+    Raises ValueError for any other space, and for one in which there is nothing to see.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -47,6 +47,11 @@ class Observations:
         columns = [categories for part in self.parts for categories in _columns(part)]
         self.size = len(columns)
         """Columns of a stored observation."""
+        if not self.size:
+            raise ValueError(
+                f"observation space {space} is empty: give one with a number or a choice in it, "
+                "such as a constant where there is nothing to see"
+            )
         self.features = sum(categories or 1 for categories in columns)
         """Features the network reads."""
         self.numeric = np.array([not categories for categories in columns])
@@ -201,13 +206,16 @@ class Actions:
     where all parts are, else float32. A number with finite bounds is stored as it lies between
     them, from -1 to 1, so that agents need not know its unit; one without is stored as it is. The
     bounds of whole numbers are half a unit further out: each is then as much of the range.
-    Supports what a policy does, see `policy_for`.
+    Supports what a policy does, see `policy_for`. Raises ValueError where there is nothing to
+    decide.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
         self.parts = parts = parts_of(space)
         sizes = [math.prod(part.shape or ()) for part in parts]
+        if not sum(sizes):
+            raise ValueError(f"action space {space} is empty: there is nothing to decide")
         self.shape = () if isinstance(space, spaces.Discrete) else (sum(sizes),)
         """Of a stored action."""
         numbers = any(isinstance(part, spaces.Box) for part in parts)
