@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -344,7 +344,7 @@ class Agent:
             "goals": self.config.hindsight,
             "achieved": achieved,
             "desired": desired,
-            "goal_shape": space["achieved_goal"].shape or (),
+            "unstored": partial(self.observations.part, names[0]),
         }
 
     def discrete_actions(self) -> int:

@@ -14,7 +14,7 @@ Pendulum's reward is rounded to float32 may differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium
@@ -23,13 +23,16 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from envs.seeds import Seeds, spread
+
 
 class ClassicVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """N environments of one task; each begins anew in the step that ends its episode.
 
     `info["final_obs"]` then holds the true successors `(N, size)` of all of them, and
-    `info["_final_obs"]` says where they differ from the observations. A task says how an episode
-    begins, what a step does, and what is seen.
+    `info["_final_obs"]` says where they differ from the observations; `info["final_info"]` is
+    empty, as these tasks' always is. A task says how an episode begins, what a step does, and what
+    is seen.
 
     Raises ValueError for fewer than one environment.
     """
@@ -86,18 +89,13 @@ class ClassicVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nda
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: Seeds = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin everywhere; environment i from `seed + i`, or from the i-th of several seeds."""
         if options:
             raise ValueError(f"options is {options}: {type(self).__name__}.reset has none")
-        seeds = [None] * self.num_envs if seed is None else seed
-        if isinstance(seeds, int):
-            seeds = [seeds + i for i in range(self.num_envs)]
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"there are {len(seeds)} seeds: give {self.num_envs}, or one")
-        for i, its in enumerate(seeds):
+        for i, its in enumerate(spread(seed, self.num_envs)):
             if its is not None or i not in self.generators:
                 self.generators[i] = seeding.np_random(its)[0]
         states = self._begun(np.arange(self.num_envs))
@@ -114,7 +112,7 @@ class ClassicVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.nda
         obs, done = self.see(self.state), terminated | truncated
         info: dict[str, Any] = {}
         if done.any():
-            info = {"final_obs": obs, "_final_obs": done}
+            info = {"final_obs": obs, "_final_obs": done, "final_info": {}, "_final_info": done}
             ended = np.flatnonzero(done)
             states = self._begun(ended)
             self.state[:, ended], self.steps[ended] = states, 0
@@ -213,15 +211,17 @@ class MountainCarContinuous(ClassicVectorEnv):
         begins = self.steps == 0
         angle = 3 * self.state[0].astype(f32)
         angle = np.where(begins, 3 * self.state[0], angle)
-        push = np.clip(action, f32(p.min_action), f32(p.max_action)) * f32(p.power)
-        speed = f32(p.max_speed)
-        velocity = self.state[1].astype(f32) + (push - (0.0025 * np.cos(angle)).astype(f32))
-        velocity = np.clip(velocity, -speed, speed)
+        force, pull = np.clip(action, p.min_action, p.max_action), 0.0025 * np.cos(angle)
+        # A force that was cut off is a number of Python's, and what it is added to is not rounded.
+        cut_off = force.astype(np.float64) * p.power - pull
+        gain = np.where(force == action, force * f32(p.power) - pull.astype(f32), cut_off)
+        velocity = np.where(begins, gain, self.state[1].astype(f32) + gain.astype(f32))
+        velocity = np.clip(velocity, -f32(p.max_speed), f32(p.max_speed))
         # Rounded from float64, a sum of two float32 numbers is what float32 makes of them.
         position = (self.state[0] + velocity).astype(f32)
         position = np.clip(position, f32(p.min_position), f32(p.max_position))
         velocity[(position == f32(p.min_position)) & (velocity < 0)] = 0
-        self.state = np.stack([position, velocity]).astype(np.float64)
+        self.state = np.stack([position, velocity.astype(f32)]).astype(np.float64)
         terminated = (position >= f32(p.goal_position)) & (velocity >= p.goal_velocity)
         reward = np.where(terminated, 100.0, 0.0) - np.square(action.astype(np.float64)) * 0.1
         return reward, terminated

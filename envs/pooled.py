@@ -21,6 +21,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from envs.seeds import Seeds, spread
+
 
 class EnvPool(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """N environments of an EnvPool task, made with `options` of its own.
@@ -60,18 +62,19 @@ class EnvPool(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._pool: Any = None
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: Seeds = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """Begin everywhere; environment i from `seed + i`, or from the i-th of several seeds."""
         if self._pool is None or seed is not None:
-            if not isinstance(seed, int):
-                seed = int(np.random.SeedSequence().generate_state(1)[0] >> 2)
+            chance = np.random.SeedSequence().generate_state(self.num_envs).tolist()
+            seeds = zip(spread(seed, self.num_envs), chance, strict=True)
             self.close_extras()
             with _quiet():
                 self._pool = import_module("envpool").make(
                     self.task,
                     env_type="gymnasium",
                     num_envs=self.num_envs,
-                    seed=[(seed + i) % 2**31 for i in range(self.num_envs)],
+                    seed=[(drawn if its is None else its) % 2**31 for its, drawn in seeds],
                     **self.options,
                 )
                 return self._pool.reset()

@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from envs.classic import ClassicVectorEnv
+from envs.seeds import spread
 from envs.tape import Tape
 from envs.transition import Transition
 
@@ -44,7 +45,7 @@ class VectorEnv:
 
     Observations are NumPy arrays with a leading axis `(N,)`, or dicts and tuples of these; arrays
     given out are never written to again. Box actions are clipped to their bounds for the
-    environment; a Transition keeps them as given.
+    environment, and rounded where it takes whole numbers; a Transition keeps them as given.
 
     Actions come in the structure of their space, each array with a leading axis `(N,)`.
 
@@ -131,7 +132,8 @@ class VectorEnv:
         """What `(M,)` steps pay that led to achieved goals, had these been the desired ones.
 
         A function of both, `(M, *goal)`, that gives the rewards and where the task ended, or None
-        where the task has no `compute_terminated`; both as Gymnasium-Robotics has them.
+        where the task has no `compute_terminated`; both as Gymnasium-Robotics has them. They are
+        asked of M goals at once, or one by one where they cannot do so; `info` is always empty.
 
         Raises ValueError where the environments have no `compute_reward`.
         """
@@ -223,8 +225,8 @@ class _Looped:
         self._batch_action_space = batch_space(self.action_space, self.num_envs)
 
     def reset(self, seed: int | None) -> Any:
-        seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
-        return self._batch([env.reset(seed=s)[0] for env, s in zip(self.envs, seeds, strict=True)])
+        seeds = zip(self.envs, spread(seed, self.num_envs), strict=True)
+        return self._batch([env.reset(seed=its)[0] for env, its in seeds])
 
     def step(self, action: Any) -> tuple[Any, ...]:
         actions = iterate(self._batch_action_space, action) if self._structured else action
@@ -357,7 +359,7 @@ def _rows(function: Any, achieved: np.ndarray, desired: np.ndarray) -> np.ndarra
     """A function of goals for M of them: all at once if it can, else one by one."""
     try:
         found = np.asarray(function(achieved, desired, {}))
-    except ValueError:  # as of an `if` that is asked of an array
+    except (ValueError, TypeError):  # as of an `if`, or math.dist, that is given arrays
         found = np.empty(())
     if found.shape != (len(achieved),):
         pairs = zip(achieved, desired, strict=True)
@@ -382,6 +384,8 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 def _fit(space: spaces.Space[Any], action: Any) -> Any:
     """Actions that the environments accept."""
     if isinstance(space, spaces.Box):
+        if space.dtype.kind != "f":  # it takes whole numbers
+            action = np.rint(action)
         return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
     if isinstance(space, spaces.Dict):
         return {key: _fit(part, action[key]) for key, part in space.spaces.items()}

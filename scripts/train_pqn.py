@@ -2,11 +2,14 @@
 
 import sys
 
-import envs  # noqa: F401 (first: it says so if `agents` is another distribution's)
+try:
+    import envs  # noqa: F401 (first: it says so if `agents` is another distribution's)
 
-# isort: split
-from agents import PQN
-from agents.runner.cli import main
+    # isort: split
+    from agents import PQN
+    from agents.runner.cli import main
+except KeyboardInterrupt:  # while this takes its time
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main(PQN))

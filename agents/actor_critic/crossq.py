@@ -60,7 +60,8 @@ class CrossQConfig(AgentConfig):
         )
     )
     """What the critics are built of; published are 2048 units a layer. With shared_trunk they have
-    one trunk and a head each."""
+    one trunk and a head each. Their normalisation stands in the place of target networks; with one
+    that is not over the batch, layer or block simba, it is another agent than the published one."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.5, 0.999)))
     """How the actor and the temperature follow their gradients."""
     critic_optim: OptimConfig = field(
@@ -74,7 +75,17 @@ class CrossQConfig(AgentConfig):
         for name in ("policy_every", "critics"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
         self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
+        if (self.critic_network.norm, self.critic_network.block) == ("none", "plain"):
+            raise ValueError(
+                "critic_network.norm is 'none', but normalisation is what these critics have in "
+                "the place of target networks: use batch_renorm"
+            )
         self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
+        self.require("target_entropy", True, "a finite number, or None")
+        if self.temperature is not None:
+            self.require_default(
+                "beside a fixed temperature", "initial_temperature", "target_entropy"
+            )
 
 
 class CrossQ(Agent):

@@ -72,6 +72,10 @@ class DiscreteSACConfig(AgentConfig):
         self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
         self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
         self.require("target_entropy", 0 <= self.target_entropy <= 1, "a share in [0, 1]")
+        if self.temperature is not None:
+            self.require_default(
+                "beside a fixed temperature", "initial_temperature", "target_entropy"
+            )
 
 
 class DiscreteSAC(Agent):

@@ -23,7 +23,7 @@ from agents.memory import Rollout, Rows, Sequences, samples
 from envs.transition import Transition
 
 LEAST_LR, MOST_LR = 1e-5, 1e-2
-"""Where a learning rate that is steered stays."""
+"""Where a learning rate that is steered stays once it is there."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ class PPO(Agent):
         """Change the learning rate, the policy having moved `far` times as much as it should."""
         factor = 1.5 if far < 0.5 else 1 / 1.5 if far > 2.0 else 1.0
         now = self.learner.lr
-        self.learner.lr_scale *= min(max(now * factor, LEAST_LR), MOST_LR) / now
+        least, most = min(now, LEAST_LR), max(now, MOST_LR)  # one that began outside comes in
+        self.learner.lr_scale *= min(max(now * factor, least), most) / now
 
     def loss(
         self,

@@ -95,8 +95,15 @@ class SACConfig(AgentConfig):
         )
         least = self.dropped >= 0 and self.dropped < (self.quantiles or math.inf)
         self.require("dropped", least, "0 or more, and fewer than quantiles")
+        if self.quantiles is None:
+            self.require_default("without quantiles", "dropped")
         self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
         self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
+        self.require("target_entropy", True, "a finite number, or None")
+        if self.temperature is not None:
+            self.require_default(
+                "beside a fixed temperature", "initial_temperature", "target_entropy"
+            )
 
 
 class SAC(Agent):

@@ -72,6 +72,8 @@ class TD3Config(AgentConfig):
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
         for name in ("target_noise", "target_noise_clip", "action_noise"):
             self.require(name, getattr(self, name) >= 0, "0 or more")
+        if not self.target_noise:
+            self.require_default("without target_noise", "target_noise_clip")
 
 
 class TD3(Agent):

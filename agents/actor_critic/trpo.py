@@ -66,6 +66,8 @@ class TRPOConfig(AgentConfig):
         self.require("damping", self.damping >= 0, "0 or more")
         self.require("backtracks", self.backtracks >= 0, "0 or more")
         self.require("shorter", 0 < self.shorter < 1, "a number in (0, 1)")
+        if not self.backtracks:
+            self.require_default("without backtracks", "shorter")
 
 
 class TRPO(Agent):

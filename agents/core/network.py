@@ -211,7 +211,7 @@ class Network(nn.Module):
 
     `heads` maps a name to a `Head`, or for short to a size or to "scalar". With
     `config.shared_trunk` false every head, and every member of an ensemble, has a trunk of its own;
-    they run as one stack.
+    they run as one stack. An ensemble of one, with no head beside it, has one trunk either way.
     A `trunk` of the user's own (features in, features out, with an `out_features` attribute)
     replaces the built one. With an `action_size` the hidden layers read that many numbers of an
     action too, behind the observation's: a critic Q(s, a).
@@ -239,7 +239,8 @@ class Network(nn.Module):
         self.action_size = action_size
         """Numbers of an action that it reads; 0 for a network of observations alone."""
         specs = {name: _as_head(spec) for name, spec in heads.items()}
-        self.shared = config.shared_trunk
+        alone = [spec.members for spec in specs.values()] == [1]
+        self.shared = config.shared_trunk or alone
         if config.noisy and any(spec.members for spec in specs.values()):
             raise ValueError(
                 "network.noisy has no place in an ensemble, which explores by its members: "

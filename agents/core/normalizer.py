@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-8
+ROUNDING = float(np.finfo(np.float32).eps)
+"""How far rewards that are alike may be apart, as a share of their size."""
 
 
 class RunningMoments:
@@ -98,9 +100,10 @@ class RewardScaler(RunningMoments):
 
     @property
     def scale(self) -> float:
-        """What a reward is multiplied by; 1 as long as the returns do not vary."""
-        varies = self.count > 0 and self.variance[0] > EPSILON
-        return float(1.0 / np.sqrt(self.variance[0])) if varies else 1.0
+        """What a reward is multiplied by; 1 as long as the returns vary by rounding alone."""
+        deviation = np.sqrt(self.variance[0])
+        varies = self.count > 0 and deviation > ROUNDING * abs(self.mean[0])
+        return float(1.0 / deviation) if varies else 1.0
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"returns": self.returns.copy()}

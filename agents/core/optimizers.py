@@ -15,6 +15,8 @@ from agents.core.files import check_types
 TINY = 1e-30
 """The least `eps`: what rounds to 0 in float32 makes 0/0 of a weight that never had a gradient."""
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
+_FOR = {"momentum": ("sgd", "rmsprop"), "alpha": ("rmsprop",), "betas": ("adam", "adamw")}
+"""The rules that these settings are for."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,13 @@ class OptimConfig:
         _require(self, "betas", all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         for name in ("alpha", "momentum"):
             _require(self, name, 0 <= getattr(self, name) < 1, "a number in [0, 1)")
-        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
-            raise ValueError(f"optim.momentum has no effect with {self.optimizer}: leave it 0")
+        for name, rules in _FOR.items():
+            value, default = getattr(self, name), getattr(OptimConfig, name)
+            if value != default and self.optimizer not in rules:
+                raise ValueError(
+                    f"optim.{name} is {value}, which has no effect with {self.optimizer}: "
+                    f"use {default}"
+                )
         if self.schedule == "constant" and (self.final_lr or self.schedule_steps):
             raise ValueError(
                 "optim.final_lr and optim.schedule_steps need a schedule: linear, cosine, cyclical"

@@ -38,7 +38,7 @@ class Observations:
     """How the observations of a space are stored as vectors and read as features.
 
     Supports Box, Discrete, MultiDiscrete, MultiBinary and flat Dict and Tuple spaces of these.
-    Raises ValueError for any other space.
+    Raises ValueError for any other space, and for one in which there is nothing to see.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -47,6 +47,11 @@ class Observations:
         columns = [categories for part in self.parts for categories in _columns(part)]
         self.size = len(columns)
         """Columns of a stored observation."""
+        if not self.size:
+            raise ValueError(
+                f"observation space {space} is empty: give one with a number or a choice in it, "
+                "such as a constant where there is nothing to see"
+            )
         self.features = sum(categories or 1 for categories in columns)
         """Features the network reads."""
         self.numeric = np.array([not categories for categories in columns])
@@ -75,6 +80,15 @@ class Observations:
         before = list(self.space.spaces).index(name)
         sizes = [len(_columns(part)) for part in self.parts[: before + 1]]
         return slice(sum(sizes[:-1]), sum(sizes))
+
+    def part(self, name: str, stored: np.ndarray) -> np.ndarray:
+        """The part of this name of a Dict space, from its stored columns `(..., columns)`."""
+        assert isinstance(self.space, spaces.Dict)
+        part = self.space[name]
+        value = stored.reshape(*stored.shape[:-1], *(part.shape or ())).astype(part.dtype)
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
+            value = value + part.start
+        return value
 
     def flatten(self, obs: Any) -> np.ndarray:
         """One observation, or a batch of them with any leading axes, as `(..., size)`.
@@ -205,14 +219,18 @@ class Actions:
 
     A Discrete action is stored as its index from 0; others as vectors `(columns,)`, whole numbers
     where all parts are, else float32. A number with finite bounds is stored as it lies between
-    them, from -1 to 1, so that agents need not know its unit; one without is stored as it is.
-    Supports what a policy does, see `policy_for`.
+    them, from -1 to 1, so that agents need not know its unit; one without is stored as it is. The
+    bounds of whole numbers are half a unit further out: each is then as much of the range.
+    Supports what a policy does, see `policy_for`. Raises ValueError where there is nothing to
+    decide.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
         self.parts = parts = parts_of(space)
         sizes = [math.prod(part.shape or ()) for part in parts]
+        if not sum(sizes):
+            raise ValueError(f"action space {space} is empty: there is nothing to decide")
         self.shape = () if isinstance(space, spaces.Discrete) else (sum(sizes),)
         """Of a stored action."""
         numbers = any(isinstance(part, spaces.Box) for part in parts)
@@ -237,7 +255,8 @@ class Actions:
     def unflatten(self, stored: np.ndarray, fit: bool = False) -> Any:
         """Stored actions `(..., *shape)` in the space's structure, each array `(..., *its own)`.
 
-        With `fit` numbers are clipped to their bounds, and all have the space's dtypes.
+        With `fit` numbers are rounded where only whole ones fit, and clipped to their bounds, and
+        all have the space's dtypes.
         """
         if not self.shape:
             return stored + _start(self.space)
@@ -251,6 +270,7 @@ class Actions:
             if not isinstance(part, spaces.Box):
                 value = value.astype(part.dtype) + _start(part)
             elif fit:
+                value = np.rint(value) if _whole(part) else value
                 value = np.clip(value, part.low, part.high).astype(part.dtype)
             values.append(value[()])
         if isinstance(self.space, spaces.Dict):
@@ -269,9 +289,14 @@ def _range(part: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     low, high = (x.reshape(-1).astype(np.float32) for x in (part.low, part.high))
     with np.errstate(over="ignore"):  # the largest numbers there are stand for no bounds
         width = high - low
-    bounded = np.isfinite(width) & (width > 0)
-    low, half = np.where(bounded, low, -1), np.where(bounded, width, 2) / 2
+    bounded, edge = np.isfinite(width) & (width > 0), 0.5 * _whole(part)
+    low, half = np.where(bounded, low - edge, -1), np.where(bounded, width / 2 + edge, 1)
     return (low + half).astype(np.float32), half.astype(np.float32), bounded
+
+
+def _whole(part: spaces.Box) -> bool:
+    """Whether a Box is of whole numbers."""
+    return part.dtype.kind != "f"
 
 
 def _start(space: spaces.Space[Any]) -> Any:

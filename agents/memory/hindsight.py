@@ -25,7 +25,8 @@ class Hindsight(Replay):
 
     For such a transition the desired goal, in `obs` and in `next_obs`, becomes the one that was
     achieved after a step of its episode drawn uniformly from this one on; `reward` and `terminated`
-    are judged anew. `achieved` and `desired` are the columns where an observation has its goals.
+    are judged anew. `achieved` and `desired` are the columns where an observation has its goals,
+    `unstored` makes of these the goals that the task knows, `(M, *goal)`.
 
     Which goals an episode achieves is known once it has ended: only then its transitions are
     stored, side by side, and count for what falls due.
@@ -39,7 +40,7 @@ class Hindsight(Replay):
         goals: int,
         achieved: slice,
         desired: slice,
-        goal_shape: tuple[int, ...],
+        unstored: Callable[[np.ndarray], np.ndarray],
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
@@ -49,7 +50,7 @@ class Hindsight(Replay):
         self.goals = goals
         self.achieved = achieved
         self.desired = desired
-        self.goal_shape = goal_shape
+        self.unstored = unstored
         self.judge: Judge | None = None
         """Set by whoever knows the environments, before the first batch is drawn."""
         self._columns["left"] = np.zeros(self.capacity, np.int32)  # transitions of its episode
@@ -106,10 +107,7 @@ class Hindsight(Replay):
         goal = later.next_obs[:, self.achieved]
         where = torch.from_numpy(chosen).to(self.device)
         reached = batch.next_obs[where][:, self.achieved]
-        shape = (len(chosen), *self.goal_shape)
-        reward, ended = self.judge(
-            reached.cpu().numpy().reshape(shape), goal.cpu().numpy().reshape(shape)
-        )
+        reward, ended = self.judge(*(self.unstored(x.cpu().numpy()) for x in (reached, goal)))
         for obs in (batch.obs, batch.next_obs):
             obs[where, self.desired] = goal
         batch.reward[where] = self._tensor(np.asarray(reward, np.float32))

@@ -68,8 +68,10 @@ class Settings(Generic[Config]):
     """stop: end the run, with exit code 3; rollback: back to the last checkpoint, at half the
     learning rate, three times at most."""
     threads: int | Literal["auto"] = 1
-    """CPU threads of PyTorch; small networks are slower with more. auto: as many as some seconds of
-    measuring, on a copy of the agent, find fastest; config.json keeps how many these were."""
+    """CPU threads of PyTorch; small networks are slower with more. auto: as many as a measurement
+    finds fastest; config.json keeps how many these were. A copy of the agent plays until its first
+    batch, on-policy a whole rollout, and learns from it for a second for each number of threads,
+    but for half a minute at the most."""
     device: str = "cpu"
     """Where the networks are: cpu, cuda, ..."""
 

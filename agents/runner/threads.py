@@ -13,14 +13,15 @@ import torch
 
 from agents.agent import Agent
 from agents.runner.train import introduce
+from envs.transition import Transition
 from envs.vector import VectorEnv
 
 ROUNDS = 3
 """Every number of threads is tried so many times in turn, for the machine may be busy meanwhile."""
 SECONDS = 0.3
-"""Updates are timed for as long in each round, and at least two of them."""
+"""Updates are timed for as long in each try, and at least one of them."""
 PATIENCE = 30.0
-"""Seconds after which no further round is begun."""
+"""Seconds after which nothing further is tried."""
 GAIN = 1.05
 """Further threads are to be that much faster: they are taken from whatever else runs here."""
 
@@ -28,27 +29,25 @@ GAIN = 1.05
 def choose_threads(make: Callable[[], tuple[VectorEnv, Agent]], most: int | None = None) -> int:
     """The number of threads with which an agent's updates were measured to be fastest.
 
-    `make` makes environments and an agent of the kind to be trained, which are used up. Tried are
-    1, 2, 4, … and `most`, by default the processor's cores. Sets torch's number of threads.
+    `make` makes environments and an agent of the kind to be trained, which are used up: it acts
+    until its first batch falls due, and learns from that one again and again. Tried are 1, 2, 4, …
+    and `most`, by default the processor's cores. Sets torch's number of threads.
     """
     most = most or len(os.sched_getaffinity(0))
     counts = sorted({*(2**k for k in range(most.bit_length()) if 2**k <= most), most})
-    began, times = time.perf_counter(), {count: [] for count in counts}  # type: ignore[var-annotated]
     if counts == [1]:
         return 1
+    torch.set_num_threads(1)
     tasks, agent = make()
     with tasks:
-        updates = _updates(tasks, agent)
-        for _ in range(ROUNDS):
-            if all(times.values()) and time.perf_counter() - began > PATIENCE:
-                break
-            for count in counts:
-                torch.set_num_threads(count)
-                next(updates)  # threads are started, what the caches held is gone
-                seen = [next(updates), next(updates)]
-                while sum(seen) < SECONDS:
-                    seen.append(next(updates))
-                times[count].append(median(seen))
+        batch = _first_batch(tasks, agent)
+    times: dict[int, list[float]] = {}
+    end = time.perf_counter() + PATIENCE
+    for count in counts * ROUNDS:
+        if times and time.perf_counter() > end:
+            break
+        torch.set_num_threads(count)
+        times.setdefault(count, []).append(_seconds(agent, batch))
     best = fastest({count: min(seen) for count, seen in times.items()})
     torch.set_num_threads(best)
     return best
@@ -69,8 +68,8 @@ def early(config: Any) -> Any:
     return replace(config, learning_starts=0) if "learning_starts" in names else config
 
 
-def _updates(tasks: VectorEnv, agent: Agent) -> Any:
-    """Seconds of one update after the other, for ever."""
+def _first_batch(tasks: VectorEnv, agent: Agent) -> Transition:
+    """What the agent is the first to learn from."""
     introduce(agent, tasks)
     agent.plan(2**31)
     actor, obs = agent.actor(tasks.num_envs), tasks.reset(0)
@@ -80,6 +79,14 @@ def _updates(tasks: VectorEnv, agent: Agent) -> Any:
         actor.reset(transition.over)
         agent.observe(transition)
         for batch in agent.memory.batches():
-            before = time.perf_counter()
-            agent.learn(batch)
-            yield time.perf_counter() - before
+            return batch
+
+
+def _seconds(agent: Agent, batch: Transition) -> float:
+    """Of an update, the median of some."""
+    seen: list[float] = []
+    while sum(seen) < SECONDS:
+        before = time.perf_counter()
+        agent.learn(batch)
+        seen.append(time.perf_counter() - before)
+    return median(seen[1:] or seen)  # the first of several starts threads and fills caches

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch.nn import functional as F
 
-from agents import SAC, CrossQ, CrossQConfig, SACConfig
+from agents import SAC, CrossQ, CrossQConfig, NetworkConfig, SACConfig
 from agents.core.batch_renorm import EPS, BatchRenorm
 from envs.transition import Transition
 
@@ -28,8 +28,15 @@ def batch(seed: int = 0) -> Transition:
     return Transition(obs, action, reward, next_obs, terminated, truncated, valid, {})
 
 
+class AnyNorm(CrossQConfig):
+    """Of which critics without normalisation, which SAC's can be compared with, are not refused."""
+
+    def __post_init__(self) -> None: ...
+
+
 def agent(cls: Any = CrossQ, norm: str = "batch_renorm", **settings: Any) -> Any:
-    config = (CrossQConfig if cls is CrossQ else SACConfig)(gamma=GAMMA, batch_size=B, **settings)
+    kind = SACConfig if cls is SAC else CrossQConfig if norm != "none" else AnyNorm
+    config = kind(gamma=GAMMA, batch_size=B, **settings)
     small: dict[str, Any] = {"hidden_sizes": (16, 16), "norm": norm}
     network = replace(config.network, **small)
     critic_network = replace(config.critic_network, **small)
@@ -164,3 +171,19 @@ def test_a_bad_batch_leaves_the_statistics_as_they_were(field):
     crossq.update(replace(bad, **{field: column}))
     for (name, key), value in buffers.items():
         assert crossq.learners[name].buffers[key].equal(value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"critic_network": NetworkConfig()}, "^critic_network.norm is 'none', .*use batch_renorm"),
+        ({"target_entropy": np.inf}, "^target_entropy is inf: use a finite number, or None"),
+        (
+            {"temperature": 0.1, "initial_temperature": 0.5},
+            "^initial_temperature is 0.5, which has",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CrossQConfig(**settings)

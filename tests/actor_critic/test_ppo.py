@@ -23,6 +23,11 @@ def agent(**settings):
         (1e-3, 2.1, 1e-3 / 1.5),
         (9e-3, 0.0, 1e-2),
         (1.2e-5, 9.0, 1e-5),
+        (5e-2, 1.0, 5e-2),  # where it began outside it goes no further, nor the wrong way
+        (5e-2, 9.0, 5e-2 / 1.5),
+        (5e-2, 0.1, 5e-2),
+        (1e-6, 0.1, 1.5e-6),
+        (1e-6, 9.0, 1e-6),
     ],
 )
 def test_the_rate_leaves_its_place_only_outside_the_band(lr, far, expected):

@@ -109,3 +109,9 @@ def test_noise_on_actions_is_drawn_anew_or_drifts_and_begins_anew_with_an_episod
     again = agent.actor(2000, seed=1)
     again.load_state_dict(actor.state_dict())
     np.testing.assert_array_equal(again.act(obs)[0], actor.act(obs)[0])
+
+
+def test_a_bound_on_noise_that_there_is_not_is_refused():
+    message = r"^target_noise_clip is 0\.1, which has no effect without target_noise: leave it 0\.5"
+    with pytest.raises(ValueError, match=message):
+        DDPG.Config(target_noise_clip=0.1)

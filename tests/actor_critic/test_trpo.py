@@ -170,6 +170,11 @@ def test_without_backtracking_it_is_the_natural_policy_gradient():
     assert NPGConfig() == NPGConfig(backtracks=0)
 
 
+def test_a_step_that_is_never_shortened_takes_no_share_of_it():
+    with pytest.raises(ValueError, match=r"^shorter is 0\.5, .* without backtracks: leave it 0\.8"):
+        NPGConfig(shorter=0.5)
+
+
 def test_the_policy_never_leaves_the_region_in_training():
     tasks = envs.make("CartPole-v1", num_envs=2)
     config = TRPOConfig(rollout_size=128, network=NetworkConfig(hidden_sizes=(8, 8)))

@@ -1,6 +1,7 @@
 """What the logs say of a critic's errors and values is there, for every agent, and is true."""
 
 import math
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import envs
 from agents import AGENTS, train
 from agents.core.gradients import SAMPLES
 from agents.runner.recorder import Recorder
-from tests.contract.support import small, task
+from tests.contract.support import batches, small, task
 from tests.runner.fakes import rows
 
 
@@ -34,6 +35,15 @@ def test_every_update_of_a_critic_tells_its_errors_and_values(cls, tmp_path):
         assert 0 < mean <= largest
         assert 0 < most <= largest < math.inf
         assert 0 < value < math.inf
+
+
+@pytest.mark.parametrize("name", [n for n, cls in AGENTS.items() if hasattr(cls.Config, "critics")])
+def test_one_critic_may_do(name):
+    with envs.make(task(AGENTS[name]), num_envs=2) as tasks:
+        agent = small(AGENTS[name], tasks, critics=1, subset=None)
+        for batch in islice(batches(agent, tasks), 4):
+            assert all(math.isfinite(value) for value in agent.update(batch).values())
+        assert agent.learners["critic"].updates == 4
 
 
 # What a critic said of a batch and what it was to say, from the inputs of its loss ---------------

@@ -130,6 +130,11 @@ def test_actions_are_learned_or_refused(cls, name, tmp_path):
         (BOX, spaces.Text(5)),
         (BOX, spaces.Dict({"inner": spaces.Dict({"deep": BOX})})),
         (BOX, spaces.Tuple([DISCRETE, spaces.Text(5)])),
+        (spaces.Box(-1, 1, (0,)), DISCRETE),
+        (spaces.Dict({}), DISCRETE),
+        (spaces.Tuple([]), DISCRETE),
+        (BOX, spaces.Box(-1, 1, (2, 0))),
+        (BOX, spaces.Dict({})),
     ],
     ids=str,
 )

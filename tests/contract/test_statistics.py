@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import envs
-from agents import Callback, train
+from agents import Callback, OptimConfig, train
 from agents.core.network import Network
 from agents.runner.recorder import Recorder
 from tests.contract.support import small, task
@@ -41,7 +41,8 @@ def cosine(a, b):
 def test_the_logs_of_layers_add_up_to_the_whole(cls, network, tmp_path):
     tasks = envs.make(task(cls), num_envs=4)
     # A step of plain gradient descent tells the gradient's direction.
-    descent = {"optimizer": "sgd", "lr": LR, "max_grad_norm": LONGEST, "stats_every": 1}
+    descent = {"optimizer": "sgd", "betas": OptimConfig().betas, "lr": LR}
+    descent |= {"max_grad_norm": LONGEST, "stats_every": 1}
     # Unbounded, for steps that are long beside the rounding of the weights.
     agent = small(cls, tasks, network=network, optim=descent, kappa=None)
     watch = Watch()

@@ -37,7 +37,6 @@ QUICK: dict[str, Any] = {
     "entropy_weight": 0.0,
     "kappa": None,  # bounds steps of plain gradient descent
     "temperature": 1e-3,  # entropy is worth nothing
-    "dropped": 0,
     "normalize_obs": False,
     "normalize_reward": False,  # values are known of rewards as they are
     "network": {"hidden_sizes": (32,)},
@@ -53,7 +52,7 @@ SLOWER: dict[str, Any] = {
     "iqn": {"optim": QUICK["optim"] | {"lr": 1e-2}},
     "ddpg": {"optim": QUICK["optim"] | {"lr": 1e-2}},  # one critic, whose errors none makes good
     # a high quantile is a steep function of an action that makes one of two returns more likely
-    "tqc": {"quantiles": 2},
+    "tqc": {"quantiles": 2, "dropped": 0},
     # what a batch is normalised by is noise, which falls as batches grow; and without a target
     # network it follows the accidents of what it holds so closely that it has to hold more; a
     # policy at the ends of the actions, where it soon is, has much entropy to lose

@@ -524,7 +524,12 @@ def test_a_schedule_over_an_unknown_training_is_an_error():
         ({"alpha": 1.0}, "alpha is 1"),
         ({"stats_every": -1}, "stats_every is -1"),
         ({"optimizer": "sgd", "momentum": 1.0}, r"momentum is 1\.0: use a number in \[0, 1\)"),
-        ({"momentum": 0.9}, "momentum has no effect with adam"),
+        ({"momentum": 0.9}, r"momentum is 0\.9, which has no effect with adam: use 0\.0"),
+        ({"alpha": 0.9}, r"alpha is 0\.9, which has no effect with adam: use 0\.99"),
+        (
+            {"optimizer": "rmsprop", "betas": (0.5, 0.999)},
+            r"betas is \(0\.5, 0\.999\), which has no effect with rmsprop: use \(0\.9, 0\.999\)",
+        ),
         ({"final_lr": 0.1}, "need a schedule"),
         ({"schedule": "cyclical", "final_lr": 0.1}, r"final_lr is 0\.1: use at most optim\.lr"),
         ({"lr": "1e-3"}, "lr is '1e-3': expected float"),

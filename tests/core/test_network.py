@@ -57,6 +57,13 @@ def test_the_members_of_an_ensemble_are_what_each_is_alone(shared, lead, size):
     torch.testing.assert_close(network(obs, only="q")["q"], out["q"])
 
 
+def test_an_ensemble_of_one_is_the_same_with_a_trunk_of_its_own():
+    own, shared = (build({"q": Head(4, members=1)}, shared_trunk=x) for x in (False, True))
+    obs = torch.randn(2, 3, 5, generator=generator(1))
+    assert own(obs)["q"].shape == (1, 2, 3, 4)
+    assert own(obs)["q"].equal(shared(obs)["q"])
+
+
 def test_the_members_of_an_ensemble_begin_apart_and_have_their_names():
     network = build({"q": Head(4, members=3)}, shared_trunk=False)
     head, trunk = network.heads["q"], network.trunk

@@ -10,11 +10,13 @@ from agents import PPO, SAC, TD3, CrossQ
 from agents.core.distributions import PolicyConfig
 from agents.core.spaces import Actions, is_stack
 from agents.exploration import uniform
+from envs.vector import _fit
 
 HUGE = np.finfo(np.float32).max
 LOPSIDED = spaces.Box(np.array([[-1.0, 0.0]]), np.array([[1.0, 5.0]]), dtype=np.float64)
 HALF_OPEN = spaces.Box(np.array([0.0, 0.0]), np.array([4.0, np.inf]), dtype=np.float64)
 LARGEST = spaces.Box(-HUGE, HUGE, (1,))
+DIAL = spaces.Box(-2, 3, (2,), np.int64)
 NO_WIDTH = spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float64)
 
 
@@ -28,13 +30,29 @@ NO_WIDTH = spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float
         (HALF_OPEN, [0.5, 7], [3, 7]),
         (LARGEST, [7], [7]),
         (NO_WIDTH, [0, 1], [0.5, 1]),
-        (spaces.Box(0, 255, (1,), np.uint8), [1], [255]),
+        (DIAL, [1, -1], [3.5, -2.5]),
     ],
 )
 def test_the_bounds_are_minus_one_and_one_and_the_way_back_is_the_same(space, stored, meant):
     actions, stored = Actions(space), np.array([stored], np.float32)
     np.testing.assert_allclose(actions.unflatten(stored), [meant])
     np.testing.assert_allclose(actions.flatten(np.array([meant])), stored)
+
+
+def test_each_whole_number_is_as_likely_by_a_uniform_draw():
+    """As the agent fits an action, and as the environment is given one that was not fitted."""
+    stored = uniform(60_000, 2, np.random.default_rng(0))
+    fitted, given = Actions(DIAL).unflatten(stored, fit=True), Actions(DIAL).unflatten(stored)
+    for found in (fitted, _fit(DIAL, given)):
+        assert found.dtype == DIAL.dtype
+        numbers, counts = np.unique(found, return_counts=True)
+        np.testing.assert_array_equal(numbers, np.arange(-2, 4))
+        np.testing.assert_allclose(counts, 20_000, rtol=0.05)
+
+
+def test_whole_numbers_are_the_nearest_within_their_bounds():
+    stored = Actions(DIAL).flatten(np.array([[-1.6, 2.4], [3.5, -9.0]], np.float32))
+    np.testing.assert_array_equal(Actions(DIAL).unflatten(stored, fit=True), [[-2, 2], [3, -2]])
 
 
 def test_what_is_counted_beside_numbers_keeps_its_count():

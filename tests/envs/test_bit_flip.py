@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -65,12 +66,41 @@ class Branching(Corridor):
         return 0.0 if np.linalg.norm(achieved - desired, axis=-1) < 0.5 else -1.0
 
 
-@pytest.mark.parametrize("task", [Corridor, Branching])
+class Measuring(Corridor):
+    """Takes distances that are numbers alone."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> float:
+        return 0.0 if math.dist(achieved, desired) < 0.5 else -1.0
+
+
+class Converting(Corridor):
+    """Makes one number of what it is given."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> float:
+        return -float(np.abs(achieved - desired).max(axis=-1))
+
+
+class Wrong(Corridor):
+    """Cannot judge at all."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> float:
+        raise TypeError("no such goals")
+
+
+@pytest.mark.parametrize("task", [Corridor, Branching, Measuring, Converting])
 def test_a_task_that_judges_one_goal_at_a_time_is_asked_one_by_one(task: Any) -> None:
     with envs.VectorEnv([task(gymnasium.make(ID, bits=2))]) as tasks:
         judged = tasks.judge(np.array([[0, 1], [1, 1]]), np.array([[0, 1], [0, 1]]))
     assert judged[0].tolist() == [0.0, -1.0]
     assert judged[1].tolist() == [True, False]
+
+
+def test_what_is_wrong_with_a_single_goal_too_is_raised() -> None:
+    with (
+        envs.VectorEnv([Wrong(gymnasium.make(ID, bits=2))]) as tasks,
+        pytest.raises(TypeError, match="no such goals"),
+    ):
+        tasks.judge(*np.zeros((2, 3, 2), int))
 
 
 def test_a_task_without_goals_has_no_judge() -> None:

@@ -86,16 +86,22 @@ def test_gymnasiums_vector_api_is_kept(id: str) -> None:
     assert batch.observation_space == own.observation_space
     assert batch.action_space == own.action_space
     assert np.array_equal(batch.reset(seed=[5, 1, 9])[0], own.reset(seed=[5, 1, 9])[0])
+    for seed in (np.int64(3), [np.int32(3), 4, 5]):
+        assert np.array_equal(batch.reset(seed=seed)[0], own.reset(seed=3)[0])
     own.action_space.seed(0)
     for _ in range(210):
         action = own.action_space.sample()
+        if isinstance(own.action_space, gymnasium.spaces.Box):
+            action *= np.float32(1.5)  # beyond the bounds too
         found, expected = batch.step(action), own.step(action)
         assert found[0] in batch.observation_space
         for a, b in zip(found[:4], expected[:4], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-7)
             assert a.dtype == b.dtype
-        assert ("final_obs" in found[4]) == ("final_obs" in expected[4])
+        assert found[4].keys() == expected[4].keys()
         if "final_obs" in found[4]:
+            assert found[4]["final_info"] == expected[4]["final_info"]
+            assert np.array_equal(found[4]["_final_info"], expected[4]["_final_info"])
             assert np.array_equal(found[4]["_final_obs"], expected[4]["_final_obs"])
             for i in found[4]["_final_obs"].nonzero()[0]:
                 assert np.array_equal(found[4]["final_obs"][i], expected[4]["final_obs"][i])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -117,6 +118,34 @@ def test_the_same_seed_gives_the_same_steps_and_another_does_not() -> None:
             return [began, *(tasks.step(action)[1].tolist() for _ in range(210))]
 
     assert first(5) == first(5) != first(6)
+
+
+def test_a_pool_is_made_with_the_seeds_that_a_reset_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the place of EnvPool, which need not be installed, one that only keeps its seeds."""
+    made: list[list[int]] = []
+    single = gymnasium.make("CartPole-v1")
+    spaces = {
+        "gymnasium_observation_space": single.observation_space,
+        "gymnasium_action_space": single.action_space,
+    }
+
+    def make(task: str, seed: list[int], **options: Any) -> Any:
+        made.append(seed)
+        return SimpleNamespace(reset=lambda: (None, {}), close=lambda: None)
+
+    fake = SimpleNamespace(make_spec=lambda task: SimpleNamespace(**spaces), make=make)
+    monkeypatch.setattr(pooled, "import_module", lambda name: fake)
+    tasks = EnvPool("CartPole-v1", 2)
+    asked: list[Any] = [None, None, np.int64(5), 2**31 + 3, [7, None], [np.int32(9), 4]]
+    for seed in asked:
+        tasks.reset(seed=seed)
+    drawn, *given = made
+    assert drawn[0] != drawn[1]
+    assert given == [[5, 6], [3, 4], [7, given[2][1]], [9, 4]]
+    with pytest.raises(ValueError, match="there are 3 seeds: give 2, or one"):
+        tasks.reset(seed=[1, 2, 3])
 
 
 @pytest.mark.parametrize("backend", ["loop", "vector"])

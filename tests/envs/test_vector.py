@@ -202,6 +202,18 @@ def test_box_actions_are_clipped_for_the_environment_and_kept_as_given(wrap: Any
     assert all(env.seen[0] in actions for env in played)
 
 
+def test_whole_numbers_are_rounded_for_the_environment_and_kept_as_given() -> None:
+    actions = spaces.Box(0, 3, (2,), np.int8)
+    played = Lottery("box", actions)
+    with VectorEnv(played) as tasks:
+        tasks.reset(0)
+        given = np.array([[2.7, -0.6]], np.float32)
+        transition, _ = tasks.step(given)
+    assert transition.action is given
+    assert played.seen[0] in actions
+    assert played.seen[0].tolist() == [3, 0]
+
+
 def test_discrete_actions_reach_the_environment_as_the_space_has_them() -> None:
     played = [Lottery(), Lottery()]
     with VectorEnv(played) as tasks:

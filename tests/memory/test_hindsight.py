@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 
 import envs
 from agents import (
@@ -30,6 +33,7 @@ from agents.core.files import join_state, split_state
 from agents.memory import Hindsight
 from agents.runner.train import introduce
 from envs.transition import Transition
+from envs.vector import VectorEnv
 from tests.contract.support import bits, small, updates
 
 ROOM = 64
@@ -48,7 +52,7 @@ def memory(goals: int = 4, capacity: int = ROOM, **options: Any) -> Hindsight:
         goals=goals,
         achieved=slice(1, 2),
         desired=slice(2, 3),
-        goal_shape=(1,),
+        unstored=np.asarray,
         **options,
     )
     made.judge = judge
@@ -208,6 +212,67 @@ def test_rewards_in_the_real_task_are_those_that_the_goal_would_have_paid() -> N
         assert (batch.terminated == reached).all()
         assert (batch.reward == -1.0 + reached.float()).all()
         assert 0.1 < reached.float().mean() < 0.9
+
+
+class Wander(gymnasium.Env[Any, Any]):
+    """Episodes of eight steps, each to a goal at random; the goals that came are kept."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, goal: spaces.Space[Any]) -> None:
+        self.observation_space = spaces.Dict({"achieved_goal": goal, "desired_goal": goal})
+        self.goal = goal
+        self.came: list[Any] = []
+
+    def seen(self) -> Any:
+        return {"achieved_goal": self.goal.sample(), "desired_goal": self.desired}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.desired, self.steps = self.goal.sample(), 0
+        return self.seen(), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        seen = self.seen()
+        self.came.append(np.asarray(seen["achieved_goal"]).tolist())
+        return seen, 0.0, False, self.steps == 8, {}
+
+
+GOALS: list[spaces.Space[Any]] = [
+    spaces.Discrete(5, start=3),
+    spaces.MultiDiscrete(np.array([[3, 2], [4, 2]]), start=np.array([[1, 0], [-2, 0]])),
+    spaces.MultiBinary(3),
+    spaces.Box(-5, 5, (2, 2)),
+    spaces.Box(0, 255, (3,), np.uint8),
+    spaces.Box(0.0, 1.0, (3,), dtype=np.bool_),
+]
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=str)
+def test_goals_are_judged_as_the_task_gives_them(goal: Any) -> None:
+    """In their own numbers, types and shapes, however they are stored."""
+    judged: list[Any] = []
+
+    def spy(achieved: np.ndarray, desired: np.ndarray) -> Any:
+        judged.extend((achieved, desired))
+        return np.zeros(len(achieved)), None
+
+    goal.seed(0)
+    env = Wander(goal)
+    with VectorEnv([env]) as tasks:
+        config = DQNConfig(hindsight=4, learning_starts=0, batch_size=32)
+        agent: Any = DQN(tasks.observation_space, tasks.action_space, config)
+        agent.memory.judge = spy
+        tasks.reset(0)
+        for _ in range(80):
+            agent.observe(tasks.step(np.zeros(1, int))[0])
+        next(agent.memory.batches())
+    assert len(judged) == 2
+    for goals in judged:
+        assert goals.dtype == goal.dtype
+        assert goals in batch_space(goal, len(goals))
+        assert all(own in env.came for own in goals.tolist())
 
 
 class Stop(Callback):

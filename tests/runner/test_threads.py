@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import envs
-from agents import DQN, DQNConfig, load
+from agents import DQN, PPO, DQNConfig, PPOConfig, load
 from agents.runner import cli, threads
 from agents.runner.threads import choose_threads, early, fastest
 from tests.contract.support import bits
@@ -49,9 +49,24 @@ def test_a_measurement_ends_and_sets_what_it_found(monkeypatch: pytest.MonkeyPat
         return tasks, DQN(tasks.observation_space, tasks.action_space, config)
 
     found = choose_threads(make, most=3)
-    assert tried == [1, 2, 3] * threads.ROUNDS + [found]
+    assert tried == [1] + [1, 2, 3] * threads.ROUNDS + [found]
     assert found in (1, 2, 3)
     assert choose_threads(make, most=1) == 1
+
+
+def test_a_measurement_plays_one_rollout_and_ends_when_its_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "SECONDS", 0.01)
+    monkeypatch.setattr(threads, "PATIENCE", 0.0)
+    tried: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", tried.append)
+    tasks = envs.make("CartPole-v1", 4)
+    agent = PPO(tasks.observation_space, tasks.action_space, PPOConfig(rollout_size=64, epochs=1))
+    assert choose_threads(lambda: (tasks, agent), most=8) == 1
+    assert agent.steps == 64
+    assert agent.learner.updates > 0
+    assert tried == [1, 1, 1]
 
 
 def test_a_run_says_how_many_there_were_and_is_otherwise_the_same(

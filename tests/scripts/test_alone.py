@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def test_ctrl_c_ends_a_benchmark_without_a_traceback(
     monkeypatch.setattr(script, "compare", interrupt)
     monkeypatch.setattr(script, "parse", lambda *_: None)
     assert script.main([]) == 130
+
+
+def test_training_scripts_differ_in_the_agent_alone() -> None:
+    """One that lacked what the others do on Ctrl-C would go unseen."""
+    bodies = set()
+    for script in SCRIPTS:
+        if script.stem.startswith("train_"):
+            _, body = script.read_text().split("\n", 1)
+            (agent,) = re.findall(r"main\((\w+)\)", body)
+            bodies.add(re.sub(rf"\b{agent}\b", "AGENT", body))
+    (body,) = bodies
+    assert "except KeyboardInterrupt" in body
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
