@@ -15,6 +15,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+EXACT = 2.0**24
+"""Up to here float32 knows every whole number: a wider range of them is no range to act in."""
+
 
 class Image(NamedTuple):
     """The form of an image observation."""
@@ -289,7 +292,8 @@ def _range(part: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     low, high = (x.reshape(-1).astype(np.float32) for x in (part.low, part.high))
     with np.errstate(over="ignore"):  # the largest numbers there are stand for no bounds
         width = high - low
-    bounded, edge = np.isfinite(width) & (width > 0), 0.5 * _whole(part)
+    most = EXACT if _whole(part) else np.finfo(np.float32).max
+    bounded, edge = (width > 0) & (width <= most), 0.5 * _whole(part)
     low, half = np.where(bounded, low - edge, -1), np.where(bounded, width / 2 + edge, 1)
     return (low + half).astype(np.float32), half.astype(np.float32), bounded
 

@@ -30,6 +30,7 @@ NO_WIDTH = spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float
         (HALF_OPEN, [0.5, 7], [3, 7]),
         (LARGEST, [7], [7]),
         (NO_WIDTH, [0, 1], [0.5, 1]),
+        (spaces.Box(-np.inf, np.inf, (1,), np.int64), [7], [7]),
         (DIAL, [1, -1], [3.5, -2.5]),
     ],
 )
