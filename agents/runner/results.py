@@ -37,6 +37,22 @@ class Run:
     config: dict[str, Any]
     """The whole of config.json."""
 
+    @property
+    def env_options(self) -> dict[str, Any]:
+        """What `envs.make` takes beside the id to make the run's environment again.
+
+        Raises ValueError where only the program that made it can.
+        """
+        options = self.config.get("env_options", {})
+        if options is None:
+            raise ValueError(
+                f"the environment of the run in {self.path}, {self.env}, was made by a program: it "
+                "is not registered, or was wrapped or changed, and cannot be made again here"
+            )
+        if not isinstance(options, dict):
+            raise ValueError(f"{self.path / 'config.json'}: env_options is {options!r}, no dict")
+        return options
+
     def episodes(self) -> Table:
         """Training episodes: step, episode, return, length, seconds."""
         return read_table(self.path / "episodes.csv", ("step", "return"))

@@ -141,6 +141,7 @@ class Run:
         return {
             "agent": self.agent.name,
             "env": self.envs.id,
+            "env_options": self.envs.options,
             "steps": int(self.steps),
             "seed": int(self.seed),
             "num_envs": self.envs.num_envs,
