@@ -45,6 +45,7 @@ class Checkpoint(Callback):
 
     The last one and the best by evaluation are kept. It has to be the last of a run's callbacks,
     so that it saves them as they are after the step. `restore` puts a run back to the last one.
+    Without it, checkpoints of another run in the folder are a ValueError.
     """
 
     def __init__(self, folder: str | Path, every: int = 0) -> None:
@@ -62,6 +63,11 @@ class Checkpoint(Callback):
     def started(self, run: Run) -> None:
         if run.callbacks[-1] is not self:
             raise ValueError("Checkpoint has to be the last callback, to save the others' state")
+        if not self.manifest["name"] and (self.folder / "LATEST").exists():
+            raise ValueError(
+                f"{self.folder} holds another run, whose checkpoints would be lost: go on with "
+                "that one by restore=, delete it, or choose another folder"
+            )
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         self.evaluation = str(evaluation)

@@ -89,7 +89,7 @@ def read_history(path: Path, config: Mapping[str, Any]) -> History:
     run = Run(path, "", "", 0, 0, 0, dict(config))
     tables: dict[str, Table] = {}
     for name in ("episodes", "updates", "gradients", "evaluations"):
-        tables[name] = getattr(run, name)() if _has_rows(path / f"{name}.csv") else {}
+        tables[name] = getattr(run, name)() if has_rows(path / f"{name}.csv") else {}
     return History(config, **tables)
 
 
@@ -112,7 +112,8 @@ def read_run(path: Path) -> Run:
         raise ValueError(f"{file}: unreadable ({error})") from None
 
 
-def _has_rows(file: Path) -> bool:
+def has_rows(file: Path) -> bool:
+    """Whether a CSV file of a run has more than its header; one that is no text counts."""
     try:
         with file.open() as lines:
             return bool(next(lines, "")) and next(lines, "").endswith("\n")

@@ -88,6 +88,8 @@ class Run:
         """The agent's steps before the last one of the environments."""
         self.batch: Transition | None = None
         """What `agent.learn` was last given."""
+        self.restoring = False
+        """Whether it is to go on from what an earlier start of it left, which it may write over."""
         self.stopped = ""
         """Why the run is to end before its steps are done."""
         self.interrupted = False
@@ -214,6 +216,7 @@ def train(
     agent.cut(np.ones(envs.num_envs, bool))  # what an earlier training left unfinished
     try:
         if restore is not None:
+            run.restoring = True
             restore(run)
         if run.finished:
             return run

@@ -149,6 +149,17 @@ def test_a_checkpoint_that_is_not_last_is_an_error(tmp_path):
             train(agent, training, 10, [Checkpoint(tmp_path), Recorder(tmp_path)])
 
 
+@pytest.mark.parametrize("which", [slice(0, 2), slice(1, 2)])  # Recorder and Checkpoint, or one
+def test_a_run_that_is_not_restored_spares_what_is_in_the_folder(interrupted, which):
+    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    with envs.make("CartPole-v1", num_envs=4) as training:
+        agent = TinyReplay(training.observation_space, training.action_space)
+        callbacks = [Recorder(interrupted), Checkpoint(interrupted)][which]
+        with pytest.raises(ValueError, match=r"another run, .* go on with that one by restore"):
+            train(agent, training, 300, callbacks)
+    assert before == {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def interrupted(tmp_path):
     """The folder of a run that was interrupted at step 200."""
