@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if a.video is not None:
                 _record(agent, env, options, a, a.video)
             count = min(a.episodes, 20)
-            with _fitting(agent, envs.make(env, num_envs=count, **options)) as tasks:
+            with envs.make(env, num_envs=count, **options) as tasks:
                 print(evaluate(agent, tasks, a.episodes, a.seed, a.max_episode_steps))
         return 0
 
@@ -107,18 +107,6 @@ def _task(a: Arguments) -> tuple[str, dict[str, Any]]:
         raise BadInput(f"{error}: give --env") from None
 
 
-def _fitting(agent: Agent, tasks: VectorEnv) -> VectorEnv:
-    """The environments, if the agent can act in them. Raises ValueError."""
-    ours = agent.observation_space, agent.action_space
-    theirs = tasks.observation_space, tasks.action_space
-    if ours != theirs:
-        tasks.close()
-        raise BadInput(
-            f"the agent maps {ours[0]} to {ours[1]}, the environment {theirs[0]} to {theirs[1]}"
-        )
-    return tasks
-
-
 def _record(agent: Agent, env: str, options: dict[str, Any], a: Arguments, video: Path) -> None:
     """Write a video of the first episode. Raises ValueError when an extra is missing."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
@@ -133,7 +121,7 @@ def _record(agent: Agent, env: str, options: dict[str, Any], a: Arguments, video
                 episode_trigger=lambda episode: episode == 0,
                 disable_logger=True,
             )
-            with _fitting(agent, VectorEnv(task)) as tasks:
+            with VectorEnv(task) as tasks:
                 evaluate(agent, tasks, 1, a.seed, a.max_episode_steps)
         except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
             raise BadInput(envs.missing_package("--video", error)) from None

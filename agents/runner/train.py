@@ -12,7 +12,7 @@ from agents.core.files import config_to_json, versions
 from agents.core.learner import Learner, Step
 from agents.core.seeding import derived
 from agents.memory import Hindsight
-from agents.runner.evaluate import Evaluation, require_vector_env
+from agents.runner.evaluate import Evaluation, check_fit
 from envs.transition import Transition
 from envs.vector import VectorEnv
 
@@ -70,7 +70,7 @@ class Run:
         callbacks: Sequence[Callback] = (),
         seed: int | None = None,
     ) -> None:
-        require_vector_env(envs)
+        check_fit(agent, envs)
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"the callback {callback!r} is not an instance of a Callback")
@@ -168,6 +168,7 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put everything back as `state_dict` saw it."""
         self.agent.load_state_dict(state["agent"])
+        self.agent.plan(self.steps)  # which may be more than it was to take then
         self.agent.memory.load_state_dict(state["memory"])
         self.actor.load_state_dict(state["actor"])
         restored = self.envs.load_state_dict(state["envs"])
@@ -208,8 +209,10 @@ def train(
     """Train `agent` in `envs` until it has seen `steps` valid steps in all.
 
     `seed` (the agent's own if None) seeds the environments and exploration. `restore` puts a run
-    back to where it was interrupted, as `Checkpoint.restore` does; a finished run is left as it
-    is. Returns the run, which tells why it ended.
+    back to where it was interrupted, as `Checkpoint.restore` does; one that was stopped for good,
+    or has seen `steps` already, is left as it is. Returns the run, which tells why it ended.
+
+    Raises ValueError for an agent that was made for other spaces, or has seen `steps` before.
     """
     run = Run(agent, envs, steps, callbacks, seed)
     envs.reset(derived(run.seed, "environment"))
