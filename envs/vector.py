@@ -182,7 +182,17 @@ class VectorEnv:
         An environment is restored by what is known of its insides, else by playing its episode
         again, and then has to show the observation expected. Where that fails it begins a new
         episode, and a RestoreWarning tells.
+
+        Raises ValueError for the state of others: more or fewer, or stepped in another form.
         """
+        if len(state["returns"]) != self.num_envs:
+            raise ValueError(
+                f"the state is of {len(state['returns'])} environments, these are {self.num_envs}"
+            )
+        if isinstance(state["envs"], list) != isinstance(self._envs, _Looped):
+            forms = ("a loop", "one vector environment")
+            then, now = forms if isinstance(state["envs"], list) else forms[::-1]
+            raise ValueError(f"the state is of environments stepped as {then}, these are {now}")
         self.obs, restored = self._envs.load_state_dict(state["envs"], state["obs"])
         self.episodes = []
         self._returns = np.where(restored, state["returns"], 0.0)

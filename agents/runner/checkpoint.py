@@ -35,9 +35,13 @@ from agents.core.files import (
 )
 from agents.memory import Replay
 from agents.runner.evaluate import Evaluation
+from agents.runner.results import difference, read_run
 from agents.runner.train import Callback, Run
 
 Manifest = dict[str, Any]
+
+SAME = ("agent", "env", "env_options", "seed", "num_envs", "config")
+"""What of a run's config.json has to be as it was, for the run to go on."""
 
 
 class Checkpoint(Callback):
@@ -152,11 +156,17 @@ class Checkpoint(Callback):
     def restore(self, run: Run) -> None:
         """Put the run back to its last checkpoint; leave it at its start if there is none.
 
-        Raises CheckpointError when a piece is missing, truncated or tampered with.
+        One that ended with its steps done goes on if it is to take more now, and schedules are
+        planned for these; one that was stopped for another reason is left as it ended.
+
+        Raises CheckpointError when a piece is missing, truncated or tampered with, and for a run
+        that is not the one that the folder's config.json tells of: another agent, environment,
+        seed, number of environments or setting.
         """
         manifest = read_manifest(self.folder.parent)
         if manifest is None:
             return
+        self._check_same(run)
         folder = self.folder / manifest["name"]
         for name, digest in manifest["files"].items():
             _verify(folder / name, digest)
@@ -177,8 +187,23 @@ class Checkpoint(Callback):
         if self._best is not None and self._best["name"] == manifest["name"]:
             self._best["sha256"] = _sha256(folder / "manifest.json")
         self.evaluation = manifest["evaluation"]
-        if manifest["finished"]:
-            run.stop(manifest["stopped"] or "finished")
+        if manifest["finished"] and manifest["stopped"]:
+            run.stop(manifest["stopped"])
+
+    def _check_same(self, run: Run) -> None:
+        """Raise CheckpointError for the first thing in which the run is not the folder's."""
+        try:
+            begun = read_run(self.folder.parent).config
+        except ValueError:  # there is none, or it is no run's: no Recorder wrote it
+            return
+        now = run.to_json()
+        names = [name for name in SAME if name in begun]
+        if found := difference({n: now[n] for n in names}, {n: begun[n] for n in names}):
+            name, value, before = found
+            raise CheckpointError(
+                f"{name} is {value}, but the run in {self.folder.parent} began with {before}: "
+                "leave it so to go on, or choose another folder"
+            )
 
 
 def read_manifest(folder: str | Path, best: bool = False) -> Manifest | None:

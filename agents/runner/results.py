@@ -167,6 +167,20 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def difference(
+    now: Mapping[str, Any], then: Mapping[str, Any], prefix: str = ""
+) -> tuple[str, Any, Any] | None:
+    """Where two nested dicts first differ: the path, and what each has there."""
+    for name in {**now, **then}:
+        one, other = now.get(name), then.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            if found := difference(one, other, f"{prefix}{name}."):
+                return found
+        elif one != other:
+            return f"{prefix}{name}", one, other
+    return None
+
+
 def read_table(path: Path, required: Sequence[str] = ()) -> Table:
     """A CSV file of a run's folder as columns.
 

@@ -23,7 +23,7 @@ from agents.runner.checkpoint import verify_config
 from agents.runner.evaluate import MAX_EPISODE_STEPS
 from agents.runner.folder import folder_name
 from agents.runner.presets import FOLDER, preset_envs, preset_for
-from agents.runner.results import flattened, read_run
+from agents.runner.results import difference, read_run
 from envs import Backend, spec
 
 Config = TypeVar("Config")
@@ -238,15 +238,12 @@ def _begun(agent: type[Agent], folder: Path) -> Settings[Any] | None:
 def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> None:
     """Raise ValueError for the first setting that is not as the run began with."""
     now, then = (
-        flattened(
-            {f.name: getattr(a, f.name) for f in fields(Settings)}
-            | {"agent": config_to_json(a.agent)}
-        )
+        {f.name: getattr(a, f.name) for f in fields(Settings)} | {"agent": config_to_json(a.agent)}
         for a in (arguments, begun)
     )
-    for name, value in now.items():
-        if value != then[name]:
-            raise BadInput(
-                f"--{name.replace('_', '-')} is {value}, but the run in {folder} began with "
-                f"{then[name]}: leave it so to resume, or choose another --out"
-            )
+    if found := difference(now, then):
+        name, value, before = found
+        raise BadInput(
+            f"--{name.replace('_', '-')} is {value}, but the run in {folder} began with {before}: "
+            "leave it so to resume, or choose another --out"
+        )
