@@ -408,6 +408,7 @@ class Agent:
     def _predict(
         self, obs: Any, state: Any, episode_start: Any, explore: bool
     ) -> tuple[Any, Carried]:
+        self.observations.check(obs)
         flat = self.observations.flatten(obs)
         if not np.isfinite(flat).all():
             raise ValueError("the observation is not finite: there is no sensible action for it")
