@@ -28,6 +28,7 @@ from agents.core.files import (
     write_arrays,
 )
 from agents.core.learner import Learner, Target
+from agents.core.manifest import agent_file
 from agents.core.network import Head, Network, NetworkConfig
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
@@ -518,7 +519,11 @@ class Agent:
 
         It holds the weights and the normalisers as safetensors; config, spaces and versions as
         JSON in its header. What training needs beyond that lies in a run's checkpoints.
+
+        Raises ValueError for a class without a `name` of its own: under that of the class it
+        derives from, it would be loaded as that.
         """
+        self.check_name()
         arrays = {
             f"{learner.name}.{key}.{name}": value
             for learner in self.learners.values()
@@ -543,14 +548,25 @@ class Agent:
         }
         write_arrays(path, arrays, header)
 
+    def check_name(self) -> None:
+        """Raise ValueError where the class has no name of its own to be saved under."""
+        cls = type(self)
+        if "name" not in vars(cls):
+            raise ValueError(
+                f"{cls.__name__} has no name of its own and would be loaded as {self.name}: give "
+                f"it one, as in name = {cls.__name__.lower()!r}"
+            )
+
     @classmethod
     def from_file(
         cls, path: str | Path, device: torch.device | str = "cpu", trunk: nn.Module | None = None
     ) -> Self:
-        """The agent that `save` wrote. A trunk of the user's own is to be given again.
+        """The agent that `save` wrote to a file, or the last checkpoint of a run in its folder.
 
-        Raises CheckpointError when the file is not whole, not ours, or of another agent.
+        A trunk of the user's own is to be given again. Raises CheckpointError when the file is not
+        whole, not ours, or of another agent.
         """
+        path = agent_file(path)
         arrays, header = read_arrays(path)
         try:
             if header["agent"] != cls.name:

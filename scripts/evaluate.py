@@ -26,8 +26,8 @@ try:
     # isort: split
     from agents import load
     from agents.agent import Agent
+    from agents.core.manifest import agent_file
     from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
-    from agents.runner.checkpoint import agent_file
     from agents.runner.evaluate import MAX_EPISODE_STEPS, evaluate
     from agents.runner.results import read_run
     from envs.vector import VectorEnv
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             a = parse(Arguments, sys.argv[1:] if argv is None else argv)
             _check(a)
             env, options = _task(a)
-            agent = load(agent_file(a.path, a.best) if a.path.is_dir() else a.path)
+            agent = load(agent_file(a.path, a.best))
             if a.video is not None:
                 _record(agent, env, options, a, a.video)
             count = min(a.episodes, 20)

@@ -26,19 +26,17 @@ from typing import Any
 from agents.core.files import (
     FORMAT,
     CheckpointError,
-    check_format,
     join_state,
     read_arrays,
     split_state,
     write_arrays,
     write_bytes,
 )
+from agents.core.manifest import Manifest, read_manifest, sha256, verify
 from agents.memory import Replay
 from agents.runner.evaluate import Evaluation
 from agents.runner.results import difference, read_run
 from agents.runner.train import Callback, Run
-
-Manifest = dict[str, Any]
 
 SAME = ("agent", "env", "env_options", "seed", "num_envs", "config")
 """What of a run's config.json has to be as it was, for the run to go on."""
@@ -67,6 +65,7 @@ class Checkpoint(Callback):
     def started(self, run: Run) -> None:
         if run.callbacks[-1] is not self:
             raise ValueError("Checkpoint has to be the last callback, to save the others' state")
+        run.agent.check_name()  # now, not at the first checkpoint
         if not self.manifest["name"] and (self.folder / "LATEST").exists():
             raise ValueError(
                 f"{self.folder} holds another run, whose checkpoints would be lost: go on with "
@@ -112,8 +111,8 @@ class Checkpoint(Callback):
             "stopped": run.stopped,
             "evaluation": self.evaluation,
             "best": best and dict(best),
-            "files": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
-            "config": _sha256(config) if config.is_file() else None,
+            "files": {path.name: sha256(path) for path in sorted(partial.iterdir())},
+            "config": sha256(config) if config.is_file() else None,
             "replay": self._write_rows(run.agent.memory),
         }
         text = json.dumps(self.manifest, indent=2).encode()
@@ -139,7 +138,7 @@ class Checkpoint(Callback):
             path.parent.mkdir(exist_ok=True)
             write_arrays(path, memory.rows(start, memory.added), {"start": start})
             segment = {"file": path.name, "start": start, "stop": memory.added}
-            segments.append(segment | {"sha256": _sha256(path)})
+            segments.append(segment | {"sha256": sha256(path)})
         return segments
 
     def _tidy(self) -> None:
@@ -169,12 +168,12 @@ class Checkpoint(Callback):
         self._check_same(run)
         folder = self.folder / manifest["name"]
         for name, digest in manifest["files"].items():
-            _verify(folder / name, digest)
+            verify(folder / name, digest)
         memory: Any = run.agent.memory
         try:
             for segment in manifest["replay"]:  # what happened to the rows later is in the state
                 path = self.folder / "replay" / segment["file"]
-                _verify(path, segment["sha256"])
+                verify(path, segment["sha256"])
                 memory.restore(segment["start"], read_arrays(path)[0])
             arrays, header = read_arrays(folder / "training.safetensors")
             run.load_state_dict(join_state(arrays, header["state"]))
@@ -185,7 +184,7 @@ class Checkpoint(Callback):
             raise CheckpointError(f"{folder} does not fit this run: {why}") from None
         self.manifest, self._best = manifest, manifest["best"]
         if self._best is not None and self._best["name"] == manifest["name"]:
-            self._best["sha256"] = _sha256(folder / "manifest.json")
+            self._best["sha256"] = sha256(folder / "manifest.json")
         self.evaluation = manifest["evaluation"]
         if manifest["finished"] and manifest["stopped"]:
             run.stop(manifest["stopped"])
@@ -204,63 +203,3 @@ class Checkpoint(Callback):
                 f"{name} is {value}, but the run in {self.folder.parent} began with {before}: "
                 "leave it so to go on, or choose another folder"
             )
-
-
-def read_manifest(folder: str | Path, best: bool = False) -> Manifest | None:
-    """What the last checkpoint of a run's folder (or the best) says of itself; None without one.
-
-    Raises CheckpointError when it is not whole.
-    """
-    folder = Path(folder) / "checkpoints"
-    latest = folder / "LATEST"
-    if not latest.is_file():
-        return None
-    try:
-        name, digest = latest.read_text().split()
-    except ValueError:
-        raise CheckpointError(f"{latest} is damaged: it should hold a name and a SHA-256") from None
-    manifest = _read(folder, name, digest)
-    found = manifest["best"] if best else None
-    if found is None or found["name"] == name:
-        return manifest
-    return _read(folder, found["name"], found["sha256"])
-
-
-def verify_config(folder: Path) -> None:
-    """Raise CheckpointError when config.json is not as the last checkpoint of the run saw it."""
-    manifest = read_manifest(folder)
-    if manifest is not None and manifest["config"] is not None:
-        _verify(folder / "config.json", manifest["config"])
-
-
-def agent_file(folder: str | Path, best: bool = False) -> Path:
-    """The file of the agent in a run's last checkpoint, or in its best by evaluation.
-
-    Raises CheckpointError when there is none or it was changed.
-    """
-    manifest = read_manifest(folder, best)
-    if manifest is None:
-        raise CheckpointError(f"{folder} is not a run's folder with a checkpoint in it")
-    path = Path(folder) / "checkpoints" / manifest["name"] / "agent.safetensors"
-    _verify(path, manifest["files"][path.name])
-    return path
-
-
-def _read(folder: Path, name: str, digest: str) -> Manifest:
-    path = folder / name / "manifest.json"
-    _verify(path, digest)
-    manifest: Manifest = json.loads(path.read_bytes())  # as it was written, the digest says
-    check_format(path, manifest["format"])
-    return manifest
-
-
-def _verify(path: Path, digest: str) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    if _sha256(path) != digest:
-        raise CheckpointError(f"{path} was changed after it was written: its SHA-256 differs")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,8 +18,8 @@ import tyro
 
 from agents.agent import Agent
 from agents.core.files import check_types, config_from_json, config_to_json, versions
+from agents.core.manifest import verify_config
 from agents.runner.arguments import MAX_THREADS, BadInput, check_ranges, parse, parse_known
-from agents.runner.checkpoint import verify_config
 from agents.runner.evaluate import MAX_EPISODE_STEPS
 from agents.runner.folder import folder_name
 from agents.runner.presets import FOLDER, preset_envs, preset_for

@@ -9,15 +9,19 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+import torch
 
 import envs
 from agents.agent import AgentConfig
 from agents.core import files
 from agents.core.files import CheckpointError
+from agents.core.manifest import agent_file, read_manifest
 from agents.core.optimizers import OptimConfig
 from agents.runner.callbacks import Evaluate
-from agents.runner.checkpoint import Checkpoint, agent_file, read_manifest
+from agents.runner.checkpoint import Checkpoint
+from agents.runner.guard import Guard
 from agents.runner.recorder import Recorder
+from agents.runner.registry import load
 from agents.runner.results import read_run
 from agents.runner.train import Callback, train
 from envs.vector import VectorEnv
@@ -28,6 +32,7 @@ from tests.runner.fakes import (
     assert_same_run,
     manifest_of,
     rows,
+    weights,
 )
 
 STEPS = 320
@@ -159,6 +164,31 @@ def test_a_checkpoint_that_is_not_last_is_an_error(tmp_path):
         agent = Tiny(training.observation_space, training.action_space)
         with pytest.raises(ValueError, match="last callback"):
             train(agent, training, 10, [Checkpoint(tmp_path), Recorder(tmp_path)])
+
+
+class Nameless(Tiny):
+    """Called as its parent is."""
+
+
+@pytest.mark.parametrize("kind", [Checkpoint, Guard])
+def test_a_class_without_a_name_of_its_own_is_not_saved_as_its_parent(tmp_path, kind):
+    with envs.make("CartPole-v1", num_envs=1) as training:
+        agent = Nameless(training.observation_space, training.action_space)
+        with pytest.raises(ValueError, match=r"Nameless has no name of its own .* loaded as tiny"):
+            train(agent, training, 10, [kind(tmp_path)])
+        with pytest.raises(ValueError, match="give it one, as in name = 'nameless'"):
+            agent.save(tmp_path / "agent.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_of_ones_own_is_loaded_by_its_class(tmp_path):
+    run = play(tmp_path)
+    loaded = Tiny.from_file(tmp_path)
+    assert loaded.steps == run.agent.steps
+    assert torch.equal(weights(loaded), weights(run.agent))
+    for path in (tmp_path, agent_file(tmp_path)):
+        with pytest.raises(CheckpointError, match="agent of your own, 'tiny': load it by its clas"):
+            load(path)
 
 
 @pytest.mark.parametrize("which", [slice(0, 2), slice(1, 2)])  # Recorder and Checkpoint, or one

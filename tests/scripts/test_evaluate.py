@@ -11,8 +11,8 @@ import torch
 import envs
 from agents import PPO, Checkpoint, Recorder, Run, load, train
 from agents.actor_critic.a2c import A2C
+from agents.core.manifest import agent_file
 from agents.runner import cli
-from agents.runner.checkpoint import agent_file
 from envs.vector import VectorEnv
 from scripts import evaluate
 from tests.contract.support import small
