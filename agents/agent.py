@@ -89,6 +89,15 @@ class AgentConfig:
             raise ValueError(f"{name} is {value}: use {what}")
 
 
+def usable(device: torch.device | str) -> torch.device:
+    """The device. Raises ValueError where this machine does not have it."""
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {device} cannot be used on this machine: use cpu") from None
+    return torch.device(device)
+
+
 class Agent:
     """The base of every agent. A subclass says what it is made of and how it learns:
 
@@ -100,7 +109,8 @@ class Agent:
     - `update(batch)`: one round of learning from what the memory yields;
     - `estimate(obs)`, if it has a critic: what it says of observations.
 
-    Raises ValueError for a space or a config that the agent does not support.
+    Raises ValueError for a space or a config that the agent does not support, a seed below 0, and a
+    device that is not there, and TypeError for a subclass that lacks one of these.
     """
 
     name: ClassVar[str]
@@ -129,6 +139,9 @@ class Agent:
         device: torch.device | str = "cpu",
         trunk: nn.Module | None = None,
     ) -> None:
+        for name in ("name", "Config"):
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no {name}: give it one, as Agent says")
         config = config if config is not None else self.Config()
         if not isinstance(config, self.Config):
             raise ValueError(
@@ -138,7 +151,7 @@ class Agent:
         self.action_space = action_space
         self.config = config
         self.seed = seed
-        self.device = torch.device(device)
+        self.device = usable(device)
         self.observations = Observations(observation_space)
         self.actions = Actions(action_space)
         self._check_mask()
@@ -158,6 +171,11 @@ class Agent:
         self._init = torch.Generator().manual_seed(derived(seed, "init"))
         self._predictions = stream(seed, "predict")
         self.build()
+        if not hasattr(self, "memory"):
+            raise TypeError(
+                f"{type(self).__name__}.build() made no memory: set self.memory to a Rollout, a "
+                "Replay or a Stream"
+            )
         if config.hindsight and not isinstance(self.memory, Hindsight):
             raise ValueError(
                 f"hindsight is {config.hindsight}, but {self.name} has no replay: leave it 0"

@@ -13,10 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import torch
 import tyro
 
-from agents.agent import Agent
+from agents.agent import Agent, usable
 from agents.core.files import check_types, config_from_json, config_to_json, versions
 from agents.core.manifest import verify_config
 from agents.runner.arguments import MAX_THREADS, BadInput, check_ranges, parse, parse_known
@@ -176,9 +175,9 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         if getattr(a, name) and find_spec(name) is None:
             raise BadInput(f"--{name} needs {name}: pip install 'chainrule[{name}]'")
     try:
-        torch.zeros(1, device=a.device).tolist()
-    except (RuntimeError, AssertionError):
-        raise BadInput(f"--device {a.device} cannot be used on this machine: use cpu") from None
+        usable(a.device)
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
     eval_every, checkpoint_every = a.eval_every, a.checkpoint_every
     if eval_every is None:
         eval_every = min(a.steps, max(EVAL_EVERY, a.steps // 50))
