@@ -96,7 +96,7 @@ def read_history(path: Path, config: Mapping[str, Any]) -> History:
 def read_run(path: Path) -> Run:
     """The run in the folder `path`. Raises ValueError if there is none."""
     if not path.is_dir():
-        raise ValueError(f"{path}: no such folder")
+        raise ValueError(f"{path}: {'a file, no folder' if path.exists() else 'no such folder'}")
     file = path / "config.json"
     try:
         config = json.loads(file.read_text())

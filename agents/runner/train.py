@@ -22,6 +22,7 @@ class Callback:
 
     The hooks are called in the order of the callbacks. A hook may look at everything in `run`,
     and end it with `run.stop("why")`; what it draws at random it draws from a generator of its own.
+    Only those of the class are called, not what was assigned to an instance.
     A callback with a state that must survive `--resume` gives it out and takes it back.
 
         class StopWhenSolved(Callback):
