@@ -28,6 +28,7 @@ from agents.core.files import (
     write_arrays,
 )
 from agents.core.learner import Learner, Target
+from agents.core.manifest import agent_file
 from agents.core.network import Head, Network, NetworkConfig
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
@@ -97,6 +98,15 @@ class AgentConfig:
                 )
 
 
+def usable(device: torch.device | str) -> torch.device:
+    """The device. Raises ValueError where this machine does not have it."""
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {device} cannot be used on this machine: use cpu") from None
+    return torch.device(device)
+
+
 class Agent:
     """The base of every agent. A subclass says what it is made of and how it learns:
 
@@ -108,7 +118,8 @@ class Agent:
     - `update(batch)`: one round of learning from what the memory yields;
     - `estimate(obs)`, if it has a critic: what it says of observations.
 
-    Raises ValueError for a space or a config that the agent does not support.
+    Raises ValueError for a space or a config that the agent does not support, a seed below 0, and a
+    device that is not there, and TypeError for a subclass that lacks one of these.
     """
 
     name: ClassVar[str]
@@ -137,6 +148,9 @@ class Agent:
         device: torch.device | str = "cpu",
         trunk: nn.Module | None = None,
     ) -> None:
+        for name in ("name", "Config"):
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no {name}: give it one, as Agent says")
         config = config if config is not None else self.Config()
         if not isinstance(config, self.Config):
             raise ValueError(
@@ -146,7 +160,7 @@ class Agent:
         self.action_space = action_space
         self.config = config
         self.seed = seed
-        self.device = torch.device(device)
+        self.device = usable(device)
         self.observations = Observations(observation_space)
         self.actions = Actions(action_space)
         self._check_mask()
@@ -166,6 +180,11 @@ class Agent:
         self._init = torch.Generator().manual_seed(derived(seed, "init"))
         self._predictions = stream(seed, "predict")
         self.build()
+        if not hasattr(self, "memory"):
+            raise TypeError(
+                f"{type(self).__name__}.build() made no memory: set self.memory to a Rollout, a "
+                "Replay or a Stream"
+            )
         if config.hindsight and not isinstance(self.memory, Hindsight):
             raise ValueError(
                 f"hindsight is {config.hindsight}, but {self.name} has no replay: leave it 0"
@@ -425,6 +444,7 @@ class Agent:
     def _predict(
         self, obs: Any, state: Any, episode_start: Any, explore: bool
     ) -> tuple[Any, Carried]:
+        self.observations.check(obs)
         flat = self.observations.flatten(obs)
         if not np.isfinite(flat).all():
             raise ValueError("the observation is not finite: there is no sensible action for it")
@@ -539,7 +559,11 @@ class Agent:
 
         It holds the weights and the normalisers as safetensors; config, spaces and versions as
         JSON in its header. What training needs beyond that lies in a run's checkpoints.
+
+        Raises ValueError for a class without a `name` of its own: under that of the class it
+        derives from, it would be loaded as that.
         """
+        self.check_name()
         arrays = {
             f"{learner.name}.{key}.{name}": value
             for learner in self.learners.values()
@@ -564,14 +588,25 @@ class Agent:
         }
         write_arrays(path, arrays, header)
 
+    def check_name(self) -> None:
+        """Raise ValueError where the class has no name of its own to be saved under."""
+        cls = type(self)
+        if "name" not in vars(cls):
+            raise ValueError(
+                f"{cls.__name__} has no name of its own and would be loaded as {self.name}: give "
+                f"it one, as in name = {cls.__name__.lower()!r}"
+            )
+
     @classmethod
     def from_file(
         cls, path: str | Path, device: torch.device | str = "cpu", trunk: nn.Module | None = None
     ) -> Self:
-        """The agent that `save` wrote. A trunk of the user's own is to be given again.
+        """The agent that `save` wrote to a file, or the last checkpoint of a run in its folder.
 
-        Raises CheckpointError when the file is not whole, not ours, or of another agent.
+        A trunk of the user's own is to be given again. Raises CheckpointError when the file is not
+        whole, not ours, or of another agent.
         """
+        path = agent_file(path)
         arrays, header = read_arrays(path)
         try:
             if header["agent"] != cls.name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import sys
 from typing import Any, Literal, get_args
 
@@ -67,7 +68,17 @@ def make(
     form = _vector_form(spec(id), num_envs, backend, options)
     made = VectorEnv(form or [make_one(id, **options) for _ in range(num_envs)], seed)
     made.id = id  # with its module, which the environments do not know
+    made.options = _as_json(options)
     return made
+
+
+def _as_json(options: dict[str, Any]) -> dict[str, Any] | None:
+    """Options as a file can keep them, but for the way to render; None where it cannot."""
+    kept = {name: value for name, value in options.items() if name != "render_mode"}
+    try:
+        return kept if json.loads(json.dumps(kept)) == kept else None
+    except (TypeError, ValueError):
+        return None
 
 
 def _vector_form(

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
@@ -65,10 +66,13 @@ class VectorEnv:
             self._envs = _Vectorized(env)
         else:
             self._envs = _Looped([env] if isinstance(env, gymnasium.Env) else list(env))
-        single = self._envs.single
-        known: Any = env if single is None else single
-        self.id = _id(known.unwrapped)
-        """By which `make` makes them again; the name of a class that has no id with Gymnasium."""
+        known: Any = self._envs.singles if self._envs.singles else [env]
+        self.id = _id(known[0])
+        """Of the task with Gymnasium; the name of a class that has none."""
+        alike = all(_as_registered(env) and _id(env) == self.id for env in known)
+        self.options: dict[str, Any] | None = {} if alike else None
+        """What `make` takes beside the id to make them again, as JSON values. None where it cannot:
+        they are not registered, were wrapped or changed, or took what JSON does not know."""
         self.num_envs: int = self._envs.num_envs
         self.observation_space: spaces.Space[Any] = self._envs.observation_space
         """Of one environment."""
@@ -137,7 +141,7 @@ class VectorEnv:
 
         Raises ValueError where the environments have no `compute_reward`.
         """
-        single = self._envs.single
+        single = self._envs.singles[0] if self._envs.singles else None
         if single is None or not single.has_wrapper_attr("compute_reward"):
             raise ValueError(
                 "the environments do not say how they reward goals: they need a method "
@@ -180,7 +184,17 @@ class VectorEnv:
         An environment is restored by what is known of its insides, else by playing its episode
         again, and then has to show the observation expected. Where that fails it begins a new
         episode, and a RestoreWarning tells.
+
+        Raises ValueError for the state of others: more or fewer, or stepped in another form.
         """
+        if len(state["returns"]) != self.num_envs:
+            raise ValueError(
+                f"the state is of {len(state['returns'])} environments, these are {self.num_envs}"
+            )
+        if isinstance(state["envs"], list) != isinstance(self._envs, _Looped):
+            forms = ("a loop", "one vector environment")
+            then, now = forms if isinstance(state["envs"], list) else forms[::-1]
+            raise ValueError(f"the state is of environments stepped as {then}, these are {now}")
         self.obs, restored = self._envs.load_state_dict(state["envs"], state["obs"])
         self.episodes = []
         self._returns = np.where(restored, state["returns"], 0.0)
@@ -200,7 +214,28 @@ Judge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Any]]
 
 
 def _id(env: Any) -> str:
-    return env.spec.id if env.spec is not None else type(env).__name__
+    task = env.unwrapped
+    return task.spec.id if task.spec is not None else type(task).__name__
+
+
+def _as_registered(env: Any) -> bool:
+    """Whether an environment, single or vector, is what its id alone stands for."""
+    if isinstance(env, gymnasium.vector.VectorWrapper) or env.spec is None:
+        return False
+    try:
+        registered = gymnasium.spec(env.spec.id)
+    except gymnasium.error.Error:  # the id was registered in another program, or no longer is
+        return False
+    return _described(env.spec) == _described(registered)
+
+
+def _described(spec: EnvSpec) -> str:
+    """What makes the task, in words: arguments may be arrays, which have no one answer to ==."""
+    kwargs = dict(spec.kwargs)
+    for name in ("render_mode", "num_envs", "vectorization_mode"):
+        kwargs.pop(name, None)
+    limit = kwargs.pop("max_episode_steps", spec.max_episode_steps)  # vector forms take it so
+    return repr((limit, sorted(kwargs.items()), spec.additional_wrappers))
 
 
 class _Looped:
@@ -211,7 +246,7 @@ class _Looped:
             raise ValueError("there are no environments: give at least one")
         self.envs = [Tape(env) for env in envs]
         self.num_envs = len(envs)
-        self.single: gymnasium.Env[Any, Any] | None = envs[0]
+        self.singles = envs
         self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
         for env in envs:
             if (env.observation_space, env.action_space) != (
@@ -279,10 +314,10 @@ class _Vectorized:
         # Gymnasium's own vector forms say whether they copy; what another one does nobody knows.
         copies = type(env) is CartPoleVectorEnv or getattr(env.unwrapped, "copy", False)
         self._reuses_arrays = not copies
-        self.single: gymnasium.Env[Any, Any] | None = None
+        self.singles: list[gymnasium.Env[Any, Any]] = []
         if type(env) is SyncVectorEnv:
-            self.single = env.envs[0]
-            self._tapes = [Tape(single) for single in env.envs]
+            self.singles = list(env.envs)
+            self._tapes = [Tape(single) for single in self.singles]
             env.envs = list(self._tapes)
 
     def reset(self, seed: int | None) -> Any:

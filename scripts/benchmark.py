@@ -45,6 +45,7 @@ try:
         area_under_curve,
         bootstrap_interval,
         grouped,
+        has_rows,
         iqm,
         read_run,
     )
@@ -201,9 +202,15 @@ def _last_line(text: str) -> str:
 
 
 def runs_in(folder: Path) -> tuple[list[Run], list[str]]:
-    """The runs in a folder that have been evaluated, and a line for each that has not."""
+    """The runs in a folder that have been evaluated, and a line for each that cannot be read.
+
+    One that has only just begun is left out, which stderr is told.
+    """
     runs, failures = [], []
     for config in sorted(folder.glob("*/config.json")):
+        if _has_just_begun(config.parent):
+            print(f"{config.parent}: left out, it has no evaluation yet", file=sys.stderr)
+            continue
         try:
             run = read_run(config.parent)
             run.evaluations()
@@ -211,6 +218,12 @@ def runs_in(folder: Path) -> tuple[list[Run], list[str]]:
         except ValueError as error:
             failures.append(str(error))
     return runs, failures
+
+
+def _has_just_begun(folder: Path) -> bool:
+    """Whether a run has opened no file yet, or written no evaluation."""
+    file = folder / "evaluations.csv"
+    return not has_rows(file) and (file.exists() or not any(folder.glob("*.csv")))
 
 
 def tabulate(runs: Sequence[Run], threshold: float | None = None) -> Iterator[Row]:

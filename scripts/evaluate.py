@@ -16,6 +16,7 @@ try:
     from collections.abc import Sequence
     from dataclasses import dataclass
     from pathlib import Path
+    from typing import Any
 
     import gymnasium
     import tyro
@@ -25,8 +26,8 @@ try:
     # isort: split
     from agents import load
     from agents.agent import Agent
+    from agents.core.manifest import agent_file
     from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
-    from agents.runner.checkpoint import agent_file
     from agents.runner.evaluate import MAX_EPISODE_STEPS, evaluate
     from agents.runner.results import read_run
     from envs.vector import VectorEnv
@@ -41,7 +42,7 @@ class Arguments:
     path: tyro.conf.Positional[Path]
     """A run's folder, or a file that an agent was saved to."""
     env: str | None = None
-    """Gymnasium id of the environment; None: the one of the run."""
+    """Gymnasium id of the environment, as it is made by default; None: the one of the run."""
     episodes: int = 20
     """Episodes to play greedily."""
     seed: int = 0
@@ -61,10 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with bad_input():
             a = parse(Arguments, sys.argv[1:] if argv is None else argv)
             _check(a)
-            agent, env = _load(a)
+            env, options = _task(a)
+            agent = load(agent_file(a.path, a.best))
             if a.video is not None:
-                _record(agent, env, a, a.video)
-            with _fitting(agent, envs.make(env, num_envs=min(a.episodes, 20))) as tasks:
+                _record(agent, env, options, a, a.video)
+            count = min(a.episodes, 20)
+            with envs.make(env, num_envs=count, **options) as tasks:
                 print(evaluate(agent, tasks, a.episodes, a.seed, a.max_episode_steps))
         return 0
 
@@ -90,30 +93,26 @@ def _check(a: Arguments) -> None:
             raise BadInput(f"--video is {a.video}: there is no folder {a.video.parent}")
 
 
-def _load(a: Arguments) -> tuple[Agent, str]:
-    """The agent, and the id of the environment to evaluate it in."""
-    env = a.env or read_run(a.path).env
-    return load(agent_file(a.path, a.best) if a.path.is_dir() else a.path), env
+def _task(a: Arguments) -> tuple[str, dict[str, Any]]:
+    """The id of the environment to evaluate the agent in, and what it is to be made with.
+
+    Raises BadInput where it is the run's, which only another program can make.
+    """
+    if a.env is not None:
+        return a.env, {}
+    run = read_run(a.path)
+    try:
+        return run.env, run.env_options
+    except ValueError as error:
+        raise BadInput(f"{error}: give --env") from None
 
 
-def _fitting(agent: Agent, tasks: VectorEnv) -> VectorEnv:
-    """The environments, if the agent can act in them. Raises ValueError."""
-    ours = agent.observation_space, agent.action_space
-    theirs = tasks.observation_space, tasks.action_space
-    if ours != theirs:
-        tasks.close()
-        raise BadInput(
-            f"the agent maps {ours[0]} to {ours[1]}, the environment {theirs[0]} to {theirs[1]}"
-        )
-    return tasks
-
-
-def _record(agent: Agent, env: str, a: Arguments, video: Path) -> None:
+def _record(agent: Agent, env: str, options: dict[str, Any], a: Arguments, video: Path) -> None:
     """Write a video of the first episode. Raises ValueError when an extra is missing."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
     with tempfile.TemporaryDirectory() as folder:
         try:
-            task = envs.make_one(env, render_mode="rgb_array")
+            task = envs.make_one(env, render_mode="rgb_array", **options)
             task.reset()
             task.render()  # what is missing shows before the recorder has begun
             task = gymnasium.wrappers.RecordVideo(
@@ -122,7 +121,7 @@ def _record(agent: Agent, env: str, a: Arguments, video: Path) -> None:
                 episode_trigger=lambda episode: episode == 0,
                 disable_logger=True,
             )
-            with _fitting(agent, VectorEnv(task)) as tasks:
+            with VectorEnv(task) as tasks:
                 evaluate(agent, tasks, 1, a.seed, a.max_episode_steps)
         except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
             raise BadInput(envs.missing_package("--video", error)) from None

@@ -207,7 +207,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"features of {layer}",
             f"effective rank {f['effective_rank']} of {f['width']}, stable {f['stable_rank']:.1f}, "
             f"norm {f['norm']:.3g}",
-            "few of many: the representation has collapsed",
+            "few of many: all that the task needs, or a representation that has collapsed",
         )
         for layer, f in found["features"].items()
     ]
@@ -216,7 +216,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         rows.append(
             (
                 "gradient noise scale",
-                f"{'inf' if scale is None else f'{scale:.3g}'} at batches of {size:g}",
+                f"{'inf' if scale is None else f'{scale:.3g}'} at batches of {size:.0f}",
                 "a batch far below it is mostly noise, far above it a waste",
             )
         )

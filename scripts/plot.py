@@ -394,7 +394,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         with bad_input():
-            draw(parse(Options, sys.argv[1:] if argv is None else argv))
+            options = parse(Options, sys.argv[1:] if argv is None else argv)
+            draw(options)
+            print(options.out)
         return 0
 
     return guarded("plot.py", run)

@@ -63,14 +63,25 @@ def versions() -> dict[str, str]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old one or the new one, whole."""
+    """Write a file so that a crash at any moment leaves the old one or the new one, whole.
+
+    Raises ValueError where a folder stands in its place, or there is none to put it in.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the new name is on the disk before anything that relies on it

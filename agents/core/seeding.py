@@ -12,7 +12,12 @@ import numpy as np
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """The generator for one purpose ("init", "exploration", ...) of a run with this seed."""
+    """The generator for one purpose ("init", "exploration", ...) of a run with this seed.
+
+    Raises ValueError for a seed that is no whole number from 0 on.
+    """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed is {seed}: use a whole number, 0 or more")
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
 
 

@@ -8,6 +8,7 @@ An image keeps its bytes in the same way and is scaled to [0, 1] inside the netw
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,19 +107,35 @@ class Observations:
         flat = [self._flatten_part(part, v) for part, v in zip(self.parts, values, strict=True)]
         return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=-1)
 
+    def check(self, obs: Any) -> None:
+        """Raise ValueError for values that `flatten` would make others of, which no environment
+        gives: a category that there is not, an image that was scaled. Not for every step.
+        """
+        for part, value in zip(self.parts, _values(self.space, obs), strict=True):
+            array = _array(part, value)
+            if _highest_byte(part) is not None:
+                right = array.dtype.kind in "bui" and not ((array < 0) | (array > 255)).any()
+                what = "the bytes that the environment gives, which the network scales"
+            elif isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
+                index = array - part.start
+                count = part.n if isinstance(part, spaces.Discrete) else part.nvec
+                right = not ((index < 0) | (index >= count) | (index % 1 != 0)).any()
+                what = "whole numbers in its range"
+            else:
+                continue
+            if not right:
+                at = f"{array.min():g} to {array.max():g}" if array.size > 1 else f"{array}"
+                raise ValueError(
+                    f"an observation of {array.dtype} {at} does not fit {part}: use {what}"
+                )
+
     def _flatten_part(self, part: spaces.Space[Any], value: Any) -> np.ndarray:
-        array = np.asarray(value)
+        array = _array(part, value)
         shape = part.shape or ()
-        lead = array.ndim - len(shape)
-        if lead < 0 or array.shape[lead:] != shape:
-            raise ValueError(
-                f"an observation of shape {array.shape} does not fit {part}: "
-                f"expected (..., {', '.join(map(str, shape))})"
-            )
         if isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
             array = array - part.start
         if len(shape) != 1:
-            array = array.reshape(*array.shape[:lead], -1)
+            array = array.reshape(*array.shape[: array.ndim - len(shape)], -1)
         return np.ascontiguousarray(array, self.dtype)
 
     def expand(self, flat: Tensor) -> Tensor:
@@ -147,12 +164,50 @@ def parts_of(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     return list(space.spaces) if isinstance(space, spaces.Tuple) else [space]
 
 
-def _values(space: spaces.Space[Any], obs: Any) -> list[Any]:
+def _values(space: spaces.Space[Any], value: Any) -> list[Any]:
+    """What a value of the space has for each of its parts. Raises ValueError if it is no such."""
     if isinstance(space, spaces.Dict):
-        return [obs[key] for key in space.spaces]
+        if isinstance(value, Mapping) and all(key in value for key in space.spaces):
+            return [value[key] for key in space.spaces]
+        raise ValueError(f"{_named(value)} does not fit {space}: expected a dict with its keys")
     if isinstance(space, spaces.Tuple):
-        return list(obs)
-    return [obs]
+        if isinstance(value, tuple | list) and len(value) == len(space.spaces):
+            return list(value)
+        raise ValueError(
+            f"{_named(value)} does not fit {space}: expected a tuple of {len(space.spaces)}"
+        )
+    return [value]
+
+
+def _array(part: spaces.Space[Any], value: Any) -> np.ndarray:
+    """One of those values, `(..., *shape)`. Raises ValueError if it does not have the shape."""
+    shape = part.shape or ()
+    try:
+        array = np.asarray(value)
+        fits = (
+            array.dtype.kind in "biuf" and array.shape[max(0, array.ndim - len(shape)) :] == shape
+        )
+    except ValueError:  # of parts of several lengths
+        fits = False
+    if not fits:
+        right = ", ".join(["...", *map(str, shape)])
+        raise ValueError(
+            f"{_named(value)} does not fit {part}: expected numbers of shape ({right})"
+        )
+    return array
+
+
+def _named(value: Any) -> str:
+    """What was given in place of an observation or an action, in words."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping):
+        return "what env.reset() gives, (observation, info),"
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    return f"a {type(value).__name__}"
 
 
 def _columns(space: spaces.Space[Any]) -> list[int]:

@@ -20,6 +20,14 @@ BAD_INPUT, GAVE_UP, INTERRUPTED, UNREAD = 2, 3, 130, 141
 """Exit codes."""
 MAX_THREADS = 1024
 MAX_SEEDS = 10_000
+WORDS = {"INT": "a whole number", "FLOAT": "a number"}
+"""What tyro's names for types mean."""
+WRONG_TYPE = (
+    (r"invalid literal for int\(\) with base 10: '(.*)'", "INT"),
+    (r"could not convert string to float: '(.*)'", "FLOAT"),
+    (r"no type matching (\S+) could be instantiated from \['(.*)'\]\.", ""),
+)
+"""How tyro complains of a value, and of which type it was to be where it does not say."""
 
 
 class BadInput(ValueError):
@@ -110,6 +118,8 @@ def _condensed(complaint: str) -> str:
         else:
             parts.append([])
     said, *others = (part for part in parts if part)
+    if (said_plainly := _in_plain_words(" ".join(said))) is not None:
+        return said_plainly
     hints = [
         line.split()[0]
         for part in others
@@ -117,6 +127,17 @@ def _condensed(complaint: str) -> str:
         if part[0].startswith("Perhaps you meant") and line.startswith("--")
     ]
     return " ".join(said) + (f": did you mean {', '.join(hints)}?" if hints else "")
+
+
+def _in_plain_words(said: str) -> str | None:
+    """What tyro says of a value of the wrong type, without Python's words for it."""
+    for pattern, kind in WRONG_TYPE:
+        if match := re.fullmatch(rf"Error parsing (\S+): {pattern}", said):
+            flag, *kinds, given = match.groups()
+            wanted = sorted((kinds[0] if kinds else kind).split("|"), key="{None}".__eq__)
+            names = [WORDS.get(name, name.strip("{}")) for name in wanted]
+            return f"{flag} is {given}: use {' or '.join(names)}"
+    return None
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ class Evaluate(Callback):
     """Evaluates every `every` steps (0: never), and on other seeds once the run is finished.
 
     The last step is left to the final evaluation. With a `target_return` the run ends when an
-    evaluation's mean return reaches it. `envs` are stepped for nothing else; the seeds follow from
-    the run's seed and the step.
+    evaluation's mean return reaches it. `envs` are stepped for nothing else, those of the training
+    are a ValueError; the seeds follow from the run's seed and the step.
     """
 
     def __init__(
@@ -35,6 +35,13 @@ class Evaluate(Callback):
         self.target_return = target_return
         self.final: Evaluation | None = None
         """The one after the end of a finished run."""
+
+    def started(self, run: Run) -> None:
+        if self.envs is run.envs:
+            raise ValueError(
+                "Evaluate was given the environments of the training, whose episodes it would "
+                "break off: make others for it, as by another envs.make(id)"
+            )
 
     def stepped(self, run: Run, transition: Transition) -> None:
         if run.passed(self.every) and run.agent.steps < run.steps:

@@ -26,18 +26,20 @@ from typing import Any
 from agents.core.files import (
     FORMAT,
     CheckpointError,
-    check_format,
     join_state,
     read_arrays,
     split_state,
     write_arrays,
     write_bytes,
 )
+from agents.core.manifest import Manifest, read_manifest, sha256, verify
 from agents.memory import Replay
 from agents.runner.evaluate import Evaluation
+from agents.runner.results import difference, read_run
 from agents.runner.train import Callback, Run
 
-Manifest = dict[str, Any]
+SAME = ("agent", "env", "env_options", "seed", "num_envs", "config")
+"""What of a run's config.json has to be as it was, for the run to go on."""
 
 
 class Checkpoint(Callback):
@@ -45,6 +47,7 @@ class Checkpoint(Callback):
 
     The last one and the best by evaluation are kept. It has to be the last of a run's callbacks,
     so that it saves them as they are after the step. `restore` puts a run back to the last one.
+    Without it, checkpoints of another run in the folder are a ValueError.
     """
 
     def __init__(self, folder: str | Path, every: int = 0) -> None:
@@ -62,6 +65,12 @@ class Checkpoint(Callback):
     def started(self, run: Run) -> None:
         if run.callbacks[-1] is not self:
             raise ValueError("Checkpoint has to be the last callback, to save the others' state")
+        run.agent.check_name()  # now, not at the first checkpoint
+        if not self.manifest["name"] and (self.folder / "LATEST").exists():
+            raise ValueError(
+                f"{self.folder} holds another run, whose checkpoints would be lost: go on with "
+                "that one by restore=, delete it, or choose another folder"
+            )
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         self.evaluation = str(evaluation)
@@ -102,8 +111,8 @@ class Checkpoint(Callback):
             "stopped": run.stopped,
             "evaluation": self.evaluation,
             "best": best and dict(best),
-            "files": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
-            "config": _sha256(config) if config.is_file() else None,
+            "files": {path.name: sha256(path) for path in sorted(partial.iterdir())},
+            "config": sha256(config) if config.is_file() else None,
             "replay": self._write_rows(run.agent.memory),
         }
         text = json.dumps(self.manifest, indent=2).encode()
@@ -129,7 +138,7 @@ class Checkpoint(Callback):
             path.parent.mkdir(exist_ok=True)
             write_arrays(path, memory.rows(start, memory.added), {"start": start})
             segment = {"file": path.name, "start": start, "stop": memory.added}
-            segments.append(segment | {"sha256": _sha256(path)})
+            segments.append(segment | {"sha256": sha256(path)})
         return segments
 
     def _tidy(self) -> None:
@@ -146,19 +155,25 @@ class Checkpoint(Callback):
     def restore(self, run: Run) -> None:
         """Put the run back to its last checkpoint; leave it at its start if there is none.
 
-        Raises CheckpointError when a piece is missing, truncated or tampered with.
+        One that ended with its steps done goes on if it is to take more now, and schedules are
+        planned for these; one that was stopped for another reason is left as it ended.
+
+        Raises CheckpointError when a piece is missing, truncated or tampered with, and for a run
+        that is not the one that the folder's config.json tells of: another agent, environment,
+        seed, number of environments or setting.
         """
         manifest = read_manifest(self.folder.parent)
         if manifest is None:
             return
+        self._check_same(run)
         folder = self.folder / manifest["name"]
         for name, digest in manifest["files"].items():
-            _verify(folder / name, digest)
+            verify(folder / name, digest)
         memory: Any = run.agent.memory
         try:
             for segment in manifest["replay"]:  # what happened to the rows later is in the state
                 path = self.folder / "replay" / segment["file"]
-                _verify(path, segment["sha256"])
+                verify(path, segment["sha256"])
                 memory.restore(segment["start"], read_arrays(path)[0])
             arrays, header = read_arrays(folder / "training.safetensors")
             run.load_state_dict(join_state(arrays, header["state"]))
@@ -169,67 +184,22 @@ class Checkpoint(Callback):
             raise CheckpointError(f"{folder} does not fit this run: {why}") from None
         self.manifest, self._best = manifest, manifest["best"]
         if self._best is not None and self._best["name"] == manifest["name"]:
-            self._best["sha256"] = _sha256(folder / "manifest.json")
+            self._best["sha256"] = sha256(folder / "manifest.json")
         self.evaluation = manifest["evaluation"]
-        if manifest["finished"]:
-            run.stop(manifest["stopped"] or "finished")
+        if manifest["finished"] and manifest["stopped"]:
+            run.stop(manifest["stopped"])
 
-
-def read_manifest(folder: str | Path, best: bool = False) -> Manifest | None:
-    """What the last checkpoint of a run's folder (or the best) says of itself; None without one.
-
-    Raises CheckpointError when it is not whole.
-    """
-    folder = Path(folder) / "checkpoints"
-    latest = folder / "LATEST"
-    if not latest.is_file():
-        return None
-    try:
-        name, digest = latest.read_text().split()
-    except ValueError:
-        raise CheckpointError(f"{latest} is damaged: it should hold a name and a SHA-256") from None
-    manifest = _read(folder, name, digest)
-    found = manifest["best"] if best else None
-    if found is None or found["name"] == name:
-        return manifest
-    return _read(folder, found["name"], found["sha256"])
-
-
-def verify_config(folder: Path) -> None:
-    """Raise CheckpointError when config.json is not as the last checkpoint of the run saw it."""
-    manifest = read_manifest(folder)
-    if manifest is not None and manifest["config"] is not None:
-        _verify(folder / "config.json", manifest["config"])
-
-
-def agent_file(folder: str | Path, best: bool = False) -> Path:
-    """The file of the agent in a run's last checkpoint, or in its best by evaluation.
-
-    Raises CheckpointError when there is none or it was changed.
-    """
-    manifest = read_manifest(folder, best)
-    if manifest is None:
-        raise CheckpointError(f"{folder} is not a run's folder with a checkpoint in it")
-    path = Path(folder) / "checkpoints" / manifest["name"] / "agent.safetensors"
-    _verify(path, manifest["files"][path.name])
-    return path
-
-
-def _read(folder: Path, name: str, digest: str) -> Manifest:
-    path = folder / name / "manifest.json"
-    _verify(path, digest)
-    manifest: Manifest = json.loads(path.read_bytes())  # as it was written, the digest says
-    check_format(path, manifest["format"])
-    return manifest
-
-
-def _verify(path: Path, digest: str) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    if _sha256(path) != digest:
-        raise CheckpointError(f"{path} was changed after it was written: its SHA-256 differs")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _check_same(self, run: Run) -> None:
+        """Raise CheckpointError for the first thing in which the run is not the folder's."""
+        try:
+            begun = read_run(self.folder.parent).config
+        except ValueError:  # there is none, or it is no run's: no Recorder wrote it
+            return
+        now = run.to_json()
+        names = [name for name in SAME if name in begun]
+        if found := difference({n: now[n] for n in names}, {n: begun[n] for n in names}):
+            name, value, before = found
+            raise CheckpointError(
+                f"{name} is {value}, but the run in {self.folder.parent} began with {before}: "
+                "leave it so to go on, or choose another folder"
+            )

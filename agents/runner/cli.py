@@ -19,9 +19,10 @@ import torch
 import envs
 from agents.agent import Agent
 from agents.core.files import CheckpointError
+from agents.core.manifest import read_manifest
 from agents.runner.arguments import GAVE_UP, INTERRUPTED, BadInput, bad_input, guarded
 from agents.runner.callbacks import Evaluate, Interrupt
-from agents.runner.checkpoint import Checkpoint, read_manifest
+from agents.runner.checkpoint import Checkpoint
 from agents.runner.folder import begin, claimed
 from agents.runner.guard import Guard
 from agents.runner.health import Health

@@ -86,7 +86,7 @@ def evaluate(
     seed `seed + k`, however many environments there are (in those that seed their copies one by
     one, as Gymnasium does). An episode that reaches `max_episode_steps` counts as it stands.
     """
-    require_vector_env(envs)
+    check_fit(agent, envs)
     if episodes < 1 or max_episode_steps < 1:
         raise ValueError(
             f"episodes is {episodes} and max_episode_steps {max_episode_steps}: use 1 or more"
@@ -100,12 +100,20 @@ def evaluate(
     return Evaluation(returns, lengths, time.perf_counter() - began, *values)
 
 
-def require_vector_env(envs: VectorEnv) -> None:
-    """Raise TypeError for environments that are not in the one form that is stepped here."""
+def check_fit(agent: Agent, envs: VectorEnv) -> None:
+    """Raise TypeError for environments that are not in the one form that is stepped here, and
+    ValueError for ones with other spaces than the agent's.
+    """
     if not isinstance(envs, VectorEnv):
         raise TypeError(
             f"the environments are a {type(envs).__name__}: wrap them, VectorEnv(env), or use "
             "envs.make(id)"
+        )
+    ours = agent.observation_space, agent.action_space
+    theirs = envs.observation_space, envs.action_space
+    if ours != theirs:
+        raise ValueError(
+            f"the agent maps {ours[0]} to {ours[1]}, the environment {theirs[0]} to {theirs[1]}"
         )
 
 

@@ -21,11 +21,12 @@ import envs
 from agents.agent import Agent
 from agents.core import examination
 from agents.core.learner import Evaluated, Learner, Step
+from agents.core.manifest import read_manifest
 from agents.core.network import Network
 from agents.core.seeding import derived
 from agents.runner.arguments import BadInput
-from agents.runner.checkpoint import Checkpoint, read_manifest
-from agents.runner.registry import AGENTS, load
+from agents.runner.checkpoint import Checkpoint
+from agents.runner.registry import load
 from agents.runner.results import read_run
 from agents.runner.train import Run
 
@@ -49,12 +50,13 @@ def resumed(folder: Path) -> Run:
     if manifest is None:
         raise BadInput(f"{folder} has no checkpoint to examine")
     agent = load(folder)
-    if type(agent) is not AGENTS[run_config.agent]:
+    if agent.name != run_config.agent:
         raise BadInput(f"{folder} holds a checkpoint of {agent.name}, not of {run_config.agent}")
     fresh = type(agent)(agent.observation_space, agent.action_space, agent.config, seed=agent.seed)
     backend = run_config.config.get("backend", "auto")  # a run of the library need not say
-    tasks = envs.make(run_config.env, num_envs=run_config.num_envs, backend=backend)
-    run = Run(fresh, tasks, 2**62, seed=agent.seed)
+    options, count = run_config.env_options, run_config.num_envs
+    tasks = envs.make(run_config.env, count, backend=backend, **options)
+    run = Run(fresh, tasks, 2**62, seed=run_config.seed)
     tasks.reset(derived(run.seed, "environment"))
     Checkpoint(folder).restore(run)
     for learner in fresh.learners.values():  # a schedule may have ended at 0

@@ -27,7 +27,7 @@ from agents.core.seeding import derived
 from agents.runner.arguments import BadInput
 from agents.runner.evaluate import evaluate
 from agents.runner.registry import load
-from agents.runner.results import read_run
+from agents.runner.results import Run, read_run
 from envs.vector import VectorEnv
 
 Method = Literal["gradient", "integrated", "lrp"]
@@ -169,7 +169,7 @@ def explain(
     """
     run, agent = read_run(folder), load(folder)
     features = agent.observations
-    raw, x = _probe(agent, run.env, seed, probe)
+    raw, x = _probe(agent, run, seed, probe)
     mean = x.mean(0, keepdim=True)
     with torch.enable_grad():
         found = attributions(agent, x, output, method, mean)
@@ -189,11 +189,10 @@ def explain(
         "extremes": extremes,
     }
     if features.size <= LARGEST:
-        report["return"] = _masked(agent, run.env, seed, episodes, None, 0.0)
+        report["return"] = _masked(agent, run, seed, episodes, None, 0.0)
         for row in report["features"]:
-            row["masked_return"] = _masked(
-                agent, run.env, seed, episodes, row["feature"], row["mean"]
-            )
+            where = row["feature"], row["mean"]
+            row["masked_return"] = _masked(agent, run, seed, episodes, *where)
     return report
 
 
@@ -204,7 +203,7 @@ def explain_unit(folder: Path, unit: str, seed: int = 0, probe: int = 512) -> di
     """
     run, agent = read_run(folder), load(folder)
     f = unit_of(agent, unit)
-    raw, x = _probe(agent, run.env, seed, probe)
+    raw, x = _probe(agent, run, seed, probe)
     with torch.enable_grad():
         extremes = _extremes(agent, f, x)
     return {
@@ -282,7 +281,7 @@ def _raw(agent: Agent, x: Tensor) -> np.ndarray:
     return x.numpy() if normalizer is None else normalizer.undone(x.numpy())
 
 
-def _probe(agent: Agent, env: str, seed: int, count: int) -> tuple[np.ndarray, Tensor]:
+def _probe(agent: Agent, run: Run, seed: int, count: int) -> tuple[np.ndarray, Tensor]:
     """Observations `(count, size)` of greedy play, and the same as the network reads them.
 
     Raises BadInput for ones that are not plain numbers.
@@ -292,16 +291,16 @@ def _probe(agent: Agent, env: str, seed: int, count: int) -> tuple[np.ndarray, T
         raise BadInput(f"explained are observations of plain numbers, not {features.space}")
     if not isinstance(features.space, spaces.Box) or len(features.space.shape) != 1:
         raise BadInput(f"explained are observations of one axis, not {features.space}")
-    raw = _seen(agent, env, seed, count)
+    raw = _seen(agent, run, seed, count)
     flat = features.flatten(raw)
     return raw, torch.from_numpy(
         flat if agent.obs_normalizer is None else agent.obs_normalizer(flat)
     )
 
 
-def _seen(agent: Agent, env: str, seed: int, count: int) -> np.ndarray:
+def _seen(agent: Agent, run: Run, seed: int, count: int) -> np.ndarray:
     """Observations `(count, size)` of greedy play."""
-    with envs.make(env, num_envs=8) as tasks:
+    with envs.make(run.env, num_envs=8, **run.env_options) as tasks:
         obs = tasks.reset(derived(seed, "probe"))
         actor, found = agent.actor(8, explore=False, seed=seed), []
         for _ in range(math.ceil(count / 8)):
@@ -313,7 +312,7 @@ def _seen(agent: Agent, env: str, seed: int, count: int) -> np.ndarray:
 
 
 def _masked(
-    agent: Agent, env: str, seed: int, episodes: int, feature: int | None, at: float
+    agent: Agent, run: Run, seed: int, episodes: int, feature: int | None, at: float
 ) -> float:
     """Mean return while the agent sees a feature at a fixed number."""
 
@@ -325,7 +324,7 @@ def _masked(
 
     copies = []
     for _ in range(min(episodes, 20)):
-        task = envs.make_one(env)
+        task = envs.make_one(run.env, **run.env_options)
         space = task.observation_space
         copies.append(gymnasium.wrappers.TransformObservation(task, blind, space))
     with VectorEnv(copies) as tasks:

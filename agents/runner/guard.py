@@ -58,6 +58,9 @@ class Guard(Callback):
         """Why it stopped the run, in a line."""
         self._due = ""
 
+    def started(self, run: Run) -> None:
+        run.agent.check_name()  # now, not when a post-mortem is written
+
     def learned(self, run: Run, learner: Learner, step: Step) -> None:
         if not step.skipped:
             if self.in_a_row:

@@ -25,6 +25,7 @@ from agents.core.learner import Learner, Step
 from agents.runner.columns import EPISODES, EVALUATIONS, GRADIENTS, UPDATES
 from agents.runner.evaluate import Evaluation
 from agents.runner.experience import Experience
+from agents.runner.results import has_rows
 from agents.runner.table import Mirror, Table
 from agents.runner.train import Callback, Run
 from envs.transition import Transition
@@ -50,6 +51,9 @@ class Recorder(Callback):
     row is written; a name that turns up later is a ValueError. Where no script wrote a config.json,
     one says what the run is, so that the scripts can read the folder. `mirror`, if given, is called
     with the file's name and each row.
+
+    Rows of another run in the folder are a ValueError, unless `train` is told to `restore`. The
+    same recorder goes on with its files when an agent is trained further.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Recorder(Callback):
         self._began = time.perf_counter()
 
     def started(self, run: Run) -> None:
+        if not run.restoring:
+            self._spare_another()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._describe(run)
         self._began = time.perf_counter() - self._seconds
@@ -136,6 +142,15 @@ class Recorder(Callback):
     def close(self) -> None:
         for table in self._tables.values():
             table.close()
+
+    def _spare_another(self) -> None:
+        """Raise ValueError where the files have rows that are not this recorder's."""
+        for table in self._tables.values():
+            if not table.offset and has_rows(table.path):
+                raise ValueError(
+                    f"{self.folder} holds another run, whose {table.path.name} would be lost: "
+                    "go on with that one by restore=, delete it, or choose another folder"
+                )
 
     def _describe(self, run: Run) -> None:
         """Write config.json, anew when the run goes on; one that somebody else wrote is kept."""

@@ -16,12 +16,12 @@ from agents.actor_critic.td3 import DDPG, TD3
 from agents.actor_critic.trpo import NPG, TRPO
 from agents.agent import Agent
 from agents.core.files import CheckpointError, read_arrays
+from agents.core.manifest import agent_file
 from agents.policy_gradient.reinforce import REINFORCE
 from agents.q_learning.bootstrapped_dqn import BootstrappedDQN
 from agents.q_learning.dqn import C51, DQN, IQN, QRDQN, Rainbow
 from agents.q_learning.pqn import PQN
 from agents.q_learning.stream_q import StreamQ
-from agents.runner.checkpoint import agent_file
 from agents.sarsa.expected_sarsa import ExpectedSARSA
 from agents.sarsa.sarsa import SARSA
 from agents.sarsa.stream_sarsa import StreamSARSA
@@ -45,10 +45,10 @@ def load(
     A trunk of the user's own is to be given again. Nothing in the file is executed. Raises
     CheckpointError when it is missing, damaged, tampered with or not one of ours.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = agent_file(path)
-    name = read_arrays(path)[1].get("agent")
+    name = read_arrays(agent_file(path))[1].get("agent")
     if name not in AGENTS:
-        raise CheckpointError(f"{path} holds agent {name!r}: known are {', '.join(AGENTS)}")
+        raise CheckpointError(
+            f"{path} holds an agent of your own, {name!r}: load it by its class, "
+            f"YourAgent.from_file(path), or register that, agents.AGENTS[{name!r}] = YourAgent"
+        )
     return AGENTS[name].from_file(path, device, trunk)

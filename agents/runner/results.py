@@ -37,6 +37,22 @@ class Run:
     config: dict[str, Any]
     """The whole of config.json."""
 
+    @property
+    def env_options(self) -> dict[str, Any]:
+        """What `envs.make` takes beside the id to make the run's environment again.
+
+        Raises ValueError where only the program that made it can.
+        """
+        options = self.config.get("env_options", {})
+        if options is None:
+            raise ValueError(
+                f"the environment of the run in {self.path}, {self.env}, was made by a program: it "
+                "is not registered, or was wrapped or changed, and cannot be made again here"
+            )
+        if not isinstance(options, dict):
+            raise ValueError(f"{self.path / 'config.json'}: env_options is {options!r}, no dict")
+        return options
+
     def episodes(self) -> Table:
         """Training episodes: step, episode, return, length, seconds."""
         return read_table(self.path / "episodes.csv", ("step", "return"))
@@ -73,14 +89,14 @@ def read_history(path: Path, config: Mapping[str, Any]) -> History:
     run = Run(path, "", "", 0, 0, 0, dict(config))
     tables: dict[str, Table] = {}
     for name in ("episodes", "updates", "gradients", "evaluations"):
-        tables[name] = getattr(run, name)() if _has_rows(path / f"{name}.csv") else {}
+        tables[name] = getattr(run, name)() if has_rows(path / f"{name}.csv") else {}
     return History(config, **tables)
 
 
 def read_run(path: Path) -> Run:
     """The run in the folder `path`. Raises ValueError if there is none."""
     if not path.is_dir():
-        raise ValueError(f"{path}: no such folder")
+        raise ValueError(f"{path}: {'a file, no folder' if path.exists() else 'no such folder'}")
     file = path / "config.json"
     try:
         config = json.loads(file.read_text())
@@ -96,7 +112,8 @@ def read_run(path: Path) -> Run:
         raise ValueError(f"{file}: unreadable ({error})") from None
 
 
-def _has_rows(file: Path) -> bool:
+def has_rows(file: Path) -> bool:
+    """Whether a CSV file of a run has more than its header; one that is no text counts."""
     try:
         with file.open() as lines:
             return bool(next(lines, "")) and next(lines, "").endswith("\n")
@@ -148,6 +165,20 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         below = isinstance(value, Mapping)
         flat |= flattened(value, f"{prefix}{name}.") if below else {f"{prefix}{name}": value}
     return flat
+
+
+def difference(
+    now: Mapping[str, Any], then: Mapping[str, Any], prefix: str = ""
+) -> tuple[str, Any, Any] | None:
+    """Where two nested dicts first differ: the path, and what each has there."""
+    for name in {**now, **then}:
+        one, other = now.get(name), then.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            if found := difference(one, other, f"{prefix}{name}."):
+                return found
+        elif one != other:
+            return f"{prefix}{name}", one, other
+    return None
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> Table:

@@ -13,17 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import torch
 import tyro
 
-from agents.agent import Agent
+from agents.agent import Agent, usable
 from agents.core.files import check_types, config_from_json, config_to_json, versions
+from agents.core.manifest import verify_config
 from agents.runner.arguments import MAX_THREADS, BadInput, check_ranges, parse, parse_known
-from agents.runner.checkpoint import verify_config
 from agents.runner.evaluate import MAX_EPISODE_STEPS
 from agents.runner.folder import folder_name
 from agents.runner.presets import FOLDER, preset_envs, preset_for
-from agents.runner.results import flattened, read_run
+from agents.runner.results import difference, read_run
 from envs import Backend, spec
 
 Config = TypeVar("Config")
@@ -178,9 +177,9 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         if getattr(a, name) and find_spec(name) is None:
             raise BadInput(f"--{name} needs {name}: pip install 'chainrule[{name}]'")
     try:
-        torch.zeros(1, device=a.device).tolist()
-    except (RuntimeError, AssertionError):
-        raise BadInput(f"--device {a.device} cannot be used on this machine: use cpu") from None
+        usable(a.device)
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
     eval_every, checkpoint_every = a.eval_every, a.checkpoint_every
     if eval_every is None:
         eval_every = min(a.steps, max(EVAL_EVERY, a.steps // 50))
@@ -240,15 +239,12 @@ def _begun(agent: type[Agent], folder: Path) -> Settings[Any] | None:
 def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> None:
     """Raise ValueError for the first setting that is not as the run began with."""
     now, then = (
-        flattened(
-            {f.name: getattr(a, f.name) for f in fields(Settings)}
-            | {"agent": config_to_json(a.agent)}
-        )
+        {f.name: getattr(a, f.name) for f in fields(Settings)} | {"agent": config_to_json(a.agent)}
         for a in (arguments, begun)
     )
-    for name, value in now.items():
-        if value != then[name]:
-            raise BadInput(
-                f"--{name.replace('_', '-')} is {value}, but the run in {folder} began with "
-                f"{then[name]}: leave it so to resume, or choose another --out"
-            )
+    if found := difference(now, then):
+        name, value, before = found
+        raise BadInput(
+            f"--{name.replace('_', '-')} is {value}, but the run in {folder} began with {before}: "
+            "leave it so to resume, or choose another --out"
+        )

@@ -48,6 +48,8 @@ class Table:
 
         Raises ValueError for a name that is not among the columns.
         """
+        if not rows:
+            return
         if self.columns is None:
             self.columns = list(dict.fromkeys(name for row in rows for name in row))
             self._append([self.columns])

@@ -12,7 +12,7 @@ from agents.core.files import config_to_json, versions
 from agents.core.learner import Learner, Step
 from agents.core.seeding import derived
 from agents.memory import Hindsight
-from agents.runner.evaluate import Evaluation, require_vector_env
+from agents.runner.evaluate import Evaluation, check_fit
 from envs.transition import Transition
 from envs.vector import VectorEnv
 
@@ -22,6 +22,7 @@ class Callback:
 
     The hooks are called in the order of the callbacks. A hook may look at everything in `run`,
     and end it with `run.stop("why")`; what it draws at random it draws from a generator of its own.
+    Only those of the class are called, not what was assigned to an instance.
     A callback with a state that must survive `--resume` gives it out and takes it back.
 
         class StopWhenSolved(Callback):
@@ -70,7 +71,7 @@ class Run:
         callbacks: Sequence[Callback] = (),
         seed: int | None = None,
     ) -> None:
-        require_vector_env(envs)
+        check_fit(agent, envs)
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"the callback {callback!r} is not an instance of a Callback")
@@ -88,6 +89,8 @@ class Run:
         """The agent's steps before the last one of the environments."""
         self.batch: Transition | None = None
         """What `agent.learn` was last given."""
+        self.restoring = False
+        """Whether it is to go on from what an earlier start of it left, which it may write over."""
         self.stopped = ""
         """Why the run is to end before its steps are done."""
         self.interrupted = False
@@ -141,6 +144,7 @@ class Run:
         return {
             "agent": self.agent.name,
             "env": self.envs.id,
+            "env_options": self.envs.options,
             "steps": int(self.steps),
             "seed": int(self.seed),
             "num_envs": self.envs.num_envs,
@@ -165,6 +169,7 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put everything back as `state_dict` saw it."""
         self.agent.load_state_dict(state["agent"])
+        self.agent.plan(self.steps)  # which may be more than it was to take then
         self.agent.memory.load_state_dict(state["memory"])
         self.actor.load_state_dict(state["actor"])
         restored = self.envs.load_state_dict(state["envs"])
@@ -207,14 +212,17 @@ def train(
     """Train `agent` in `envs` until it has seen `steps` valid steps in all.
 
     `seed` (the agent's own if None) seeds the environments and exploration. `restore` puts a run
-    back to where it was interrupted, as `Checkpoint.restore` does; a finished run is left as it
-    is. Returns the run, which tells why it ended.
+    back to where it was interrupted, as `Checkpoint.restore` does; one that was stopped for good,
+    or has seen `steps` already, is left as it is. Returns the run, which tells why it ended.
+
+    Raises ValueError for an agent that was made for other spaces, or has seen `steps` before.
     """
     run = Run(agent, envs, steps, callbacks, seed)
     envs.reset(derived(run.seed, "environment"))
     agent.cut(np.ones(envs.num_envs, bool))  # what an earlier training left unfinished
     try:
         if restore is not None:
+            run.restoring = True
             restore(run)
         if run.finished:
             return run

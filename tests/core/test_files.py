@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +67,28 @@ def test_any_state_comes_back_bit_for_bit(tree, tmp_path_factory):
     files.write_arrays(path, arrays, {"state": rest})
     arrays, header = files.read_arrays(path)
     assert same(tree, files.join_state(arrays, header["state"]))
+
+
+def test_where_no_file_can_be_is_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path, said in (
+        (tmp_path / "folder", "folder is a folder: give the name of a file"),
+        (tmp_path / "no" / "x", f"x cannot be written: there is no folder {tmp_path / 'no'}"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            files.write_bytes(path, b"x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    def full(number):
+        raise OSError("no space left")
+
+    (tmp_path / "x").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        files.write_bytes(tmp_path / "x", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
 def test_arrays_and_tensors_of_any_layout_come_back(tmp_path):

@@ -128,6 +128,45 @@ def test_any_action_is_as_likely_before_learning_begins():
     np.testing.assert_allclose(histogram, 4_000, rtol=0.08)
 
 
+NUMBERS = spaces.Box(-1, 1, (4,))
+PARTS = spaces.Dict(at=NUMBERS, goal=spaces.Discrete(3, start=1))
+IMAGE = spaces.Box(0, 255, (2, 3, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("space", "obs", "said"),
+    [
+        (NUMBERS, (np.zeros(4), {}), r"env\.reset\(\) gives, \(observation, info\)"),
+        (NUMBERS, np.zeros(3), r"array of shape \(3,\) .* expected numbers of shape \(\.\.\., 4\)"),
+        (NUMBERS, [np.zeros(4), np.zeros(3)], "a list of 2 does not fit"),
+        (NUMBERS, "here", "a str does not fit"),
+        (PARTS, {"at": np.zeros(4)}, "a dict of at does not fit Dict.*: expected a dict with its"),
+        (PARTS, np.zeros(5), r"array of shape \(5,\) does not fit Dict"),
+        (PARTS, {"at": np.zeros(4), "goal": 0}, "0 does not fit Discrete.* whole numbers in its"),
+        (PARTS, {"at": np.zeros((2, 4)), "goal": [1, 4]}, "1 to 4 does not fit Discrete"),
+        (spaces.Tuple([NUMBERS, NUMBERS]), (np.zeros(4),), "a tuple of 1 .* expected a tuple of 2"),
+        (spaces.Discrete(4), 17, "17 does not fit Discrete"),
+        (spaces.Discrete(4), 1.5, "1.5 does not fit Discrete"),
+        (spaces.MultiDiscrete([2, 3]), [2, 0], "does not fit MultiDiscrete"),
+        (IMAGE, np.ones((2, 3, 3)) / 255, "float64 .* use the bytes that the environment gives"),
+        (IMAGE, np.full((2, 3, 3), 256), "256 to 256 does not fit"),
+    ],
+)
+@pytest.mark.parametrize("call", ["act", "predict"])
+def test_what_is_no_observation_of_the_space_is_one_clear_line(space, obs, said, call):
+    agent = PPO(space, spaces.Discrete(2))
+    with pytest.raises(ValueError, match=said) as error:
+        getattr(agent, call)(obs)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("space", [NUMBERS, PARTS, IMAGE, spaces.MultiDiscrete([2, 3])], ids=str)
+def test_what_the_space_draws_is_an_observation(space):
+    agent = PPO(space, spaces.Discrete(2))
+    space.seed(0)
+    assert agent.act(space.sample()) in (0, 1)
+
+
 @pytest.mark.parametrize("kind", [SAC, TD3, CrossQ])
 @pytest.mark.parametrize(
     "space", [spaces.Discrete(3), spaces.Box(-np.inf, np.inf, (2,)), HALF_OPEN, NO_WIDTH], ids=str

@@ -10,6 +10,8 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.wrappers import TransformReward
+from gymnasium.wrappers.vector import TransformReward as VectorReward
 
 import envs
 from envs.vector import VectorEnv
@@ -38,6 +40,46 @@ def test_the_environments_know_their_id(backend: envs.Backend) -> None:
         assert envs.make(id, 2, backend=backend).id == id
     assert VectorEnv(gymnasium.make("CartPole-v1")).id == "CartPole-v1"
     assert VectorEnv(gymnasium.make_vec("CartPole-v1", 2)).id == "CartPole-v1"
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, {}),
+        ({"desc": ["SG", "FH"]}, {"desc": ["SG", "FH"]}),
+        ({"is_slippery": False, "render_mode": "ansi"}, {"is_slippery": False}),
+        ({"desc": np.array([[b"S", b"G"], [b"F", b"H"]])}, None),
+    ],
+)
+def test_the_environments_know_their_options(options: Any, kept: Any) -> None:
+    assert envs.make("FrozenLake-v1", 2, **options).options == kept
+
+
+def cartpole(**options: Any) -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("CartPole-v1", **options)
+
+
+@pytest.mark.parametrize(
+    ("made", "options"),
+    [
+        (lambda: cartpole(), {}),
+        (lambda: cartpole(render_mode="rgb_array"), {}),
+        (lambda: gymnasium.make("chainrule/PositionOnlyCartPole-v0"), {}),  # wrapped by its spec
+        (lambda: gymnasium.make_vec("CartPole-v1", 2), {}),
+        (lambda: gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="sync"), {}),
+        (lambda: cartpole(sutton_barto_reward=True), None),
+        (lambda: cartpole(max_episode_steps=30), None),
+        (lambda: cartpole().unwrapped, None),  # without its time limit
+        (lambda: TransformReward(cartpole(), float), None),
+        (lambda: [cartpole(), cartpole(max_episode_steps=30)], None),
+        (lambda: [cartpole(), gymnasium.make("CartPole-v0")], None),
+        (lambda: gymnasium.make_vec("CartPole-v1", 2, sutton_barto_reward=True), None),
+        (lambda: VectorReward(gymnasium.make_vec("CartPole-v1", 2), np.sign), None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date:DeprecationWarning")
+def test_what_make_would_not_make_again_is_known(made: Any, options: Any) -> None:
+    assert VectorEnv(made()).options == options
 
 
 def test_the_native_form_gives_what_the_single_environment_would() -> None:

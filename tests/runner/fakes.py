@@ -13,8 +13,8 @@ from gymnasium import spaces
 
 from agents.agent import Agent, AgentConfig
 from agents.core.files import join_state, read_arrays
+from agents.core.manifest import read_manifest
 from agents.memory import Replay, Rollout
-from agents.runner.checkpoint import read_manifest
 
 
 class Tiny(Agent):

@@ -5,7 +5,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -51,13 +51,22 @@ def test_a_box_becomes_a_line(complaint):
 class Options:
     number: int
     """A number."""
+    share: float = 0.5
+    """A share."""
+    most: int | None = None
+    """Another number."""
+    threads: int | Literal["auto"] = 1
+    """One more."""
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "--number INT"),
-        (["--number", "x"], "--number"),
+        (["--number", "1e3"], "--number is 1e3: use a whole number"),
+        (["--number", "1", "--share", "half"], "--share is half: use a number"),
+        (["--number", "1", "--most", "1e3"], "--most is 1e3: use a whole number or None"),
+        (["--number", "1", "--threads", "x"], "--threads is x: use a whole number or auto"),
         (["--number", "1", "--numberr", "1"], "did you mean --number"),
         (["--number", "1", "more"], "more"),
     ],

@@ -7,25 +7,42 @@ import os
 import shutil
 from pathlib import Path
 
+import gymnasium
 import pytest
+import torch
 
 import envs
 from agents.agent import AgentConfig
 from agents.core import files
 from agents.core.files import CheckpointError
+from agents.core.manifest import agent_file, read_manifest
+from agents.core.optimizers import OptimConfig
 from agents.runner.callbacks import Evaluate
-from agents.runner.checkpoint import Checkpoint, agent_file, read_manifest
+from agents.runner.checkpoint import Checkpoint
+from agents.runner.guard import Guard
 from agents.runner.recorder import Recorder
+from agents.runner.registry import load
+from agents.runner.results import read_run
 from agents.runner.train import Callback, train
-from tests.runner.fakes import Tiny, TinyPrioritized, TinyReplay, assert_same_run, manifest_of
+from envs.vector import VectorEnv
+from tests.runner.fakes import (
+    Tiny,
+    TinyPrioritized,
+    TinyReplay,
+    assert_same_run,
+    manifest_of,
+    rows,
+    weights,
+)
 
 STEPS = 320
 
 
-def play(folder, cls=Tiny, also=(), steps=STEPS, every=64):
+def play(folder, cls=Tiny, also=(), steps=STEPS, every=64, seed=3, made=None, **settings):
     """Train a tiny agent in a folder, going on from the checkpoint there."""
-    with envs.make("CartPole-v1", num_envs=4) as training:
-        agent = cls(training.observation_space, training.action_space, AgentConfig(), seed=3)
+    with made or envs.make("CartPole-v1", num_envs=4) as training:
+        spaces = training.observation_space, training.action_space
+        agent = cls(*spaces, AgentConfig(**settings), seed=seed)
         checkpoint = Checkpoint(folder, every)
         evaluate = Evaluate(envs.make("CartPole-v1", num_envs=2), 80, 2)
         callbacks = [Recorder(folder, 3), evaluate, *also, checkpoint]
@@ -149,6 +166,42 @@ def test_a_checkpoint_that_is_not_last_is_an_error(tmp_path):
             train(agent, training, 10, [Checkpoint(tmp_path), Recorder(tmp_path)])
 
 
+class Nameless(Tiny):
+    """Called as its parent is."""
+
+
+@pytest.mark.parametrize("kind", [Checkpoint, Guard])
+def test_a_class_without_a_name_of_its_own_is_not_saved_as_its_parent(tmp_path, kind):
+    with envs.make("CartPole-v1", num_envs=1) as training:
+        agent = Nameless(training.observation_space, training.action_space)
+        with pytest.raises(ValueError, match=r"Nameless has no name of its own .* loaded as tiny"):
+            train(agent, training, 10, [kind(tmp_path)])
+        with pytest.raises(ValueError, match="give it one, as in name = 'nameless'"):
+            agent.save(tmp_path / "agent.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_of_ones_own_is_loaded_by_its_class(tmp_path):
+    run = play(tmp_path)
+    loaded = Tiny.from_file(tmp_path)
+    assert loaded.steps == run.agent.steps
+    assert torch.equal(weights(loaded), weights(run.agent))
+    for path in (tmp_path, agent_file(tmp_path)):
+        with pytest.raises(CheckpointError, match="agent of your own, 'tiny': load it by its clas"):
+            load(path)
+
+
+@pytest.mark.parametrize("which", [slice(0, 2), slice(1, 2)])  # Recorder and Checkpoint, or one
+def test_a_run_that_is_not_restored_spares_what_is_in_the_folder(interrupted, which):
+    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    with envs.make("CartPole-v1", num_envs=4) as training:
+        agent = TinyReplay(training.observation_space, training.action_space)
+        callbacks = [Recorder(interrupted), Checkpoint(interrupted)][which]
+        with pytest.raises(ValueError, match=r"another run, .* go on with that one by restore"):
+            train(agent, training, 300, callbacks)
+    assert before == {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def interrupted(tmp_path):
     """The folder of a run that was interrupted at step 200."""
@@ -210,9 +263,81 @@ def test_a_log_that_was_cut_is_refused(interrupted):
         play(interrupted, TinyReplay)
 
 
-def test_another_agents_checkpoint_is_refused(interrupted):
-    with pytest.raises(CheckpointError, match="does not fit"):
-        play(interrupted, Tiny)
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"cls": Tiny}, "agent is tiny, but .* began with tiny_replay"),
+        ({"seed": 4}, "seed is 4, but .* began with 3"),
+        ({"gamma": 0.5}, r"config\.gamma is 0\.5, but .* began with 0\.99"),
+        ({"optim": OptimConfig(lr=1.0)}, r"config\.optim\.lr is 1\.0, but .* began with"),
+        ({"made": lambda: envs.make("CartPole-v1", 8)}, "num_envs is 8, but .* began with 4"),
+        ({"made": lambda: envs.make("CartPole-v0", 4)}, "env is CartPole-v0, but .*CartPole-v1"),
+        (
+            {"made": lambda: envs.make("CartPole-v1", 4, max_episode_steps=9)},
+            r"env_options\.max_episode_steps is 9, but .* began with None",
+        ),
+        (
+            {"made": lambda: VectorEnv([cut() for _ in range(4)])},
+            "env_options is None, but .* began with {}",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date:DeprecationWarning")
+def test_another_run_is_refused_and_named(interrupted, other, said):
+    config = (interrupted / "config.json").read_bytes()
+    made = other["made"]() if "made" in other else None
+    with pytest.raises(CheckpointError, match=said):
+        play(interrupted, **{"cls": TinyReplay, **other, "made": made})
+    assert (interrupted / "config.json").read_bytes() == config
+
+
+def cut():
+    """CartPole as a program may have changed it."""
+    return gymnasium.make("CartPole-v1", max_episode_steps=9)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: envs.make("CartPole-v1", 3), "the state is of 4 environments, these are 3"),
+        (
+            lambda: envs.make("CartPole-v1", 4, backend="vector"),
+            "stepped as a loop, these are one vector environment",
+        ),
+    ],
+)
+def test_without_a_config_other_environments_are_refused_too(interrupted, made, said):
+    (interrupted / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=f"does not fit this run: .*{said}"):
+        play(interrupted, TinyReplay, made=made())
+
+
+def test_a_run_whose_steps_are_done_goes_on_if_it_is_to_take_more(tmp_path):
+    linear = OptimConfig(schedule="linear")
+    play(tmp_path, steps=320, optim=linear)
+    run = play(tmp_path, steps=640, optim=linear)
+    assert (run.agent.steps, run.stopped) == (640, "")
+    assert read_run(tmp_path).steps == 640
+    lr = [float(row["lr"]) for row in rows(tmp_path / "updates.csv")]
+    assert max(lr[len(lr) // 2 :]) > 0.4 * linear.lr  # planned for 640, not at its end since 320
+    assert lr[-1] == 0.0
+
+
+def test_a_run_that_is_as_far_already_or_was_stopped_is_left_as_it_is(tmp_path):
+    def files():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    class Enough(Callback):
+        def stepped(self, run, transition):
+            if run.agent.steps >= 100:
+                run.stop("enough")
+
+    play(tmp_path, also=[Enough()])
+    before = files()
+    for steps in (64, 100, 1000):
+        run = play(tmp_path, steps=steps)
+        assert (run.agent.steps, run.stopped, run.finished) == (100, "enough", True)
+    assert files() == before
 
 
 def test_a_folder_without_a_checkpoint_says_so(tmp_path):

@@ -55,7 +55,13 @@ def make_run(*names, steps=10**9):
     agent.learners = learners
     tasks = SimpleNamespace(episodes=[])
     return SimpleNamespace(
-        agent=agent, envs=tasks, steps=steps, finished=True, failed=False, to_json=dict
+        agent=agent,
+        envs=tasks,
+        steps=steps,
+        restoring=False,
+        finished=True,
+        failed=False,
+        to_json=dict,
     )
 
 
@@ -284,6 +290,7 @@ def test_it_goes_on_from_its_state_as_if_never_stopped(tmp_path, at):
     first.close()
     second = Recorder(tmp_path / "parts", 3)
     second.load_state_dict(state)
+    run.restoring = True
     play(second, run, range(at, 10))
     for recorder in (whole, second):
         recorder.ended(run)
@@ -335,9 +342,32 @@ def test_a_run_that_no_script_began_is_described(tmp_path):
     assert (run.config["steps"], run.config["num_envs"]) == (32, 1)
     assert run.config["config"]["optim"]["lr"] > 0
     assert "torch" in run.config["versions"]
-    record(tmp_path / "x", 64, gymnasium.make("CartPole-v1"))  # in its place
-    run = read_run(tmp_path / "x")
+    record(tmp_path / "y", 64, gymnasium.make("CartPole-v1"))
+    run = read_run(tmp_path / "y")
     assert (run.env, run.config["steps"]) == ("CartPole-v1", 64)
+
+
+def test_another_runs_rows_are_not_written_over(tmp_path):
+    record(tmp_path, 32)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"holds another run, whose episodes\.csv would be lost"):
+        record(tmp_path, 64)
+    assert files == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_the_files_of_a_run_that_recorded_nothing_are_no_other_run(tmp_path):
+    record(tmp_path, 1)
+    assert rows(tmp_path / "episodes.csv") == []
+    record(tmp_path, 32)
+    assert len(rows(tmp_path / "episodes.csv")) == 6
+
+
+def test_the_same_recorder_goes_on_when_the_agent_is_trained_further(tmp_path):
+    tasks = VectorEnv([Scripted(5)])
+    agent, recorder = Tiny(tasks.observation_space, tasks.action_space), Recorder(tmp_path)
+    for steps in (10, 20):
+        train(agent, tasks, steps, [recorder])
+    assert [row["step"] for row in rows(tmp_path / "episodes.csv")] == ["5", "10", "15", "20"]
 
 
 @pytest.mark.parametrize(

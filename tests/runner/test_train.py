@@ -87,6 +87,21 @@ def test_what_is_no_vector_env_or_no_callback_is_refused():
         train(agent, tasks, 32, [a_class])
 
 
+def test_an_agent_for_other_spaces_is_refused():
+    agent, _ = start()
+    other = VectorEnv([Scripted(5)])
+    for use in (lambda: train(agent, other, 32), lambda: evaluate(agent, other)):
+        with pytest.raises(ValueError, match=r"the agent maps Box.* to Discrete\(2\), the env"):
+            use()
+    assert agent.steps == 0
+
+
+def test_evaluations_do_not_step_the_environments_of_the_training():
+    agent, tasks = start()
+    with pytest.raises(ValueError, match="Evaluate was given the environments of the training"):
+        train(agent, tasks, 32, [Evaluate(tasks, 8)])
+
+
 class StopAt(Callback):
     def __init__(self, at, interrupted):
         self.at, self.interrupted = at, interrupted

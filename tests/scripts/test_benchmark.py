@@ -105,6 +105,22 @@ def test_run_without_an_evaluation_is_reported(
     assert "ppo-CartPole-v1-1/evaluations.csv: no such file" in captured.out
 
 
+@pytest.mark.parametrize("files", [["evaluations.csv"], []])
+def test_run_that_has_only_just_begun_is_left_out(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], files: list[str]
+) -> None:
+    """Another command may be training in the same folder."""
+    out, begun = make_run(seed=0).parent, make_run(seed=1)
+    for path in begun.glob("*.csv"):
+        path.unlink()
+    for name in files:
+        (begun / name).write_text("step,episodes,mean_return\n")
+    assert main(["--table-only", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"{begun}: left out, it has no evaluation yet\n"
+    assert "Failed" not in captured.out
+
+
 def test_run_that_fails_is_reported_and_the_others_go_on(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

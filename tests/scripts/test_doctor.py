@@ -81,6 +81,7 @@ def test_bad_input_is_one_line(
     (broken / "config.json").write_text(json.dumps({"agent": "ppo"}))
     for arguments, message in (
         ([tmp_path / "nowhere"], "no such folder"),
+        ([damaged / "updates.csv"], "updates.csv: a file, no folder"),
         ([damaged], "no column learner, layer, grad_norm"),
         ([broken], "no 'env' in it"),
         ([], "run"),

@@ -2,14 +2,21 @@
 
 import shutil
 import sys
+from typing import Any
 
+import gymnasium
 import pytest
 import torch
 
+import envs
+from agents import PPO, Checkpoint, Recorder, Run, load, train
 from agents.actor_critic.a2c import A2C
+from agents.core.manifest import agent_file
 from agents.runner import cli
-from agents.runner.checkpoint import agent_file
+from envs.vector import VectorEnv
 from scripts import evaluate
+from tests.contract.support import small
+from tests.runner.fakes import Scripted
 
 SHORT = ["--env", "CartPole-v1", "--steps", "400", "--eval-episodes", "2", "--no-progress"]
 
@@ -103,6 +110,37 @@ def test_a_missing_extra_is_named(run, folder, tmp_path, monkeypatch, package):
 def test_a_module_is_imported_for_the_environment(run, folder, tmp_path):
     env = "gymnasium.envs.classic_control:CartPole-v1"
     assert run(folder, "--episodes", "1", "--env", env) == run(folder, "--episodes", "1")
+
+
+def left_by_the_library(folder, tasks, agent=PPO):
+    """The folder of a run that trained in `tasks`."""
+    made = small(agent, tasks)
+    train(made, tasks, 64, [Recorder(folder), Checkpoint(folder)])
+    return folder
+
+
+def test_a_run_of_the_library_is_evaluated_in_the_environment_it_was_trained_in(run, tmp_path):
+    """In a lake of two rows, where without ice the first step down ends an episode."""
+    lake: dict[str, Any] = {"desc": ["SFF", "GGG"], "is_slippery": False, "max_episode_steps": 7}
+    folder = left_by_the_library(tmp_path / "run", envs.make("FrozenLake-v1", 2, **lake))
+    agent: Any = load(folder)
+    with torch.no_grad():
+        agent.network.heads["policy"].bias[:] = torch.tensor([-99.0, 99.0, -99.0, -99.0])
+    Checkpoint(folder).write(Run(agent, envs.make("FrozenLake-v1", 2, **lake), 128))
+    code, out, err = run(folder)
+    assert (code, err) == (0, "")
+    assert out == "evaluation: mean_return=1.00 std=0.00 episodes=20\n"
+    refused(run(folder, "--env", "FrozenLake-v1"), "the agent maps Discrete(6)")
+
+
+def test_an_environment_that_only_a_program_can_make_is_asked_for(run, tmp_path):
+    wrapped = gymnasium.wrappers.TransformReward(gymnasium.make("CartPole-v1"), float)
+    folder = left_by_the_library(tmp_path / "wrapped", VectorEnv(wrapped))
+    refused(run(folder), "CartPole-v1, was made by a program")
+    refused(run(folder), "give --env")
+    assert run(folder, "--env", "CartPole-v1")[0] == 0
+    folder = left_by_the_library(tmp_path / "own", VectorEnv(Scripted(5)))
+    refused(run(folder), "Scripted, was made by a program: it is not registered")
 
 
 def test_ctrl_c_is_no_traceback(run, folder, monkeypatch):

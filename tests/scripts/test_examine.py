@@ -16,9 +16,11 @@ from agents.core.recurrent import History
 from agents.runner.examine import collect, resumed
 from agents.runner.registry import AGENTS
 from agents.runner.train import Run
+from envs.vector import VectorEnv
 from scripts import doctor, examine, plot, report
 from scripts import evaluate as evaluation
 from tests.contract.support import small
+from tests.runner.fakes import Scripted
 
 
 def trained(
@@ -315,6 +317,11 @@ def test_bad_input_is_one_clear_line(run, tmp_path):
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert message in err
 
+    own = VectorEnv(Scripted(5))
+    agent = small(PPO, own)
+    train(agent, own, 64, [Recorder(tmp_path / "own"), Checkpoint(tmp_path / "own")])
+    for words in ([], ["--explain", "value"], ["--unit", "policy.trunk.0:0"]):
+        refused(run(tmp_path / "own", *words), "Scripted, was made by a program: it is not regis")
     refused(run(tmp_path / "nothing"), "no folder")
     refused(run(tmp_path), "not a run's folder")
     refused(run(tmp_path, "--replay"), "holds no post-mortem")

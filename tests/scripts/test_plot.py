@@ -18,9 +18,12 @@ MakeRun = Callable[..., Path]
 
 
 @pytest.mark.parametrize("kind", ["returns", "gradients"])
-def test_png_shows_something(make_run: MakeRun, tmp_path: Path, kind: str) -> None:
+def test_png_shows_something(
+    make_run: MakeRun, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "pictures" / "run.png"  # the folder is made
     assert main([str(make_run()), "--out", str(out), "--kind", kind]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
     pixels = matplotlib.image.imread(out)
     assert min(pixels.shape[:2]) > 400
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 50

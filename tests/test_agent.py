@@ -1,0 +1,45 @@
+"""What an agent cannot be made of is said in one line."""
+
+import pytest
+from gymnasium import spaces
+
+from agents import PPO, Agent, AgentConfig
+from agents.core.seeding import stream
+
+SPACES = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+
+
+def test_a_class_that_lacks_something_is_told_what():
+    class Unnamed(Agent):
+        Config = AgentConfig
+
+    class Unset(Agent):
+        name = "unset"
+
+    class Forgetful(Agent):
+        name = "forgetful"
+        Config = AgentConfig
+
+        def build(self):
+            pass
+
+    for cls, said in (
+        (Unnamed, "Unnamed has no name"),
+        (Unset, "Unset has no Config"),
+        (Forgetful, r"Forgetful\.build\(\) made no memory: set self\.memory"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            cls(*SPACES)
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(ValueError, match=rf"^device {device} cannot be used on this machine: use"):
+        PPO(*SPACES, device=device)
+
+
+@pytest.mark.parametrize("seed", [-1, None, 1.5, "7"])
+def test_what_is_no_seed_is_refused(seed):
+    for use in (lambda: stream(seed, "init"), lambda: PPO(*SPACES, seed=seed)):
+        with pytest.raises(ValueError, match=rf"^seed is {seed}: use a whole number, 0 or more$"):
+            use()
