@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from agents.agent import AgentConfig
 from agents.core.files import join_state, split_state
+from agents.memory import Rollout
 from agents.runner.experience import AT_ONCE, OBS_EVERY, Experience
 from envs.transition import Transition
 from tests.runner.fakes import Tiny
@@ -20,7 +21,7 @@ class Acting(Tiny):
     """Takes any action."""
 
     def build(self):
-        pass
+        self.memory = Rollout(1)
 
 
 def agent_for(obs: Any, action: Any, **settings: Any) -> Any:
