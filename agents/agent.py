@@ -94,7 +94,7 @@ class AgentConfig:
         for name in names:
             if (value := getattr(self, name)) != (default := getattr(type(self), name)):
                 raise ValueError(
-                    f"{name} is {value}, which has no effect {why}: leave it {default}"
+                    f"{name} is {value}, which has no effect {why}: set it to {default}"
                 )
 
 
@@ -159,7 +159,9 @@ class Agent:
         self.observation_space = observation_space
         self.action_space = action_space
         self.config = config
-        self.seed = seed
+        self.rng = stream(seed, "update")
+        """For what an update draws: minibatches, actions at a truncation."""
+        self.seed = int(seed)
         self.device = usable(device)
         self.observations = Observations(observation_space)
         self.actions = Actions(action_space)
@@ -172,8 +174,6 @@ class Agent:
             ObservationNormalizer(self.observations.numeric) if config.normalize_obs else None
         )
         self.reward_scaler = RewardScaler(config.gamma) if config.normalize_reward else None
-        self.rng = stream(seed, "update")
-        """For what an update draws: minibatches, actions at a truncation."""
         self.noise = torch.Generator(self.device).manual_seed(derived(seed, "noise"))
         """For the noise that goes into a loss, such as dropout's."""
         self._trunk = self._next_trunk = trunk

@@ -419,7 +419,7 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 def _fit(space: spaces.Space[Any], action: Any) -> Any:
     """Actions that the environments accept."""
     if isinstance(space, spaces.Box):
-        if space.dtype.kind != "f":  # it takes whole numbers
+        if space.dtype.kind != "f" and np.asarray(action).dtype.kind == "f":
             action = np.rint(action)
         return np.clip(action, space.low, space.high).astype(space.dtype, copy=False)
     if isinstance(space, spaces.Dict):

@@ -1,5 +1,6 @@
 """What an agent cannot be made of is said in one line."""
 
+import numpy as np
 import pytest
 from gymnasium import spaces
 
@@ -36,6 +37,12 @@ def test_a_class_that_lacks_something_is_told_what():
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ValueError, match=rf"^device {device} cannot be used on this machine: use"):
         PPO(*SPACES, device=device)
+
+
+def test_numpys_whole_numbers_are_seeds(tmp_path):
+    agent = PPO(*SPACES, seed=np.int64(3))  # type: ignore[arg-type]
+    agent.save(tmp_path / "agent")
+    assert PPO.from_file(tmp_path / "agent").seed == 3
 
 
 @pytest.mark.parametrize("seed", [-1, None, 1.5, "7"])

@@ -164,6 +164,17 @@ def parts_of(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     return list(space.spaces) if isinstance(space, spaces.Tuple) else [space]
 
 
+def alike(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
+    """Whether observations of both are stored and read alike: bounds of numbers do not matter."""
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        return one.shape == other.shape and _highest_byte(one) == _highest_byte(other)
+    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
+        return list(one) == list(other) and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, spaces.Tuple) and isinstance(other, spaces.Tuple):
+        return len(one) == len(other) and all(map(alike, one.spaces, other.spaces))
+    return bool(one == other)
+
+
 def _values(space: spaces.Space[Any], value: Any) -> list[Any]:
     """What a value of the space has for each of its parts. Raises ValueError if it is no such."""
     if isinstance(space, spaces.Dict):
@@ -344,8 +355,8 @@ def _range(part: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     if not isinstance(part, spaces.Box):
         size = math.prod(part.shape or ())
         return np.zeros(size, np.float32), np.ones(size, np.float32), np.zeros(size, bool)
-    low, high = (x.reshape(-1).astype(np.float32) for x in (part.low, part.high))
     with np.errstate(over="ignore"):  # the largest numbers there are stand for no bounds
+        low, high = (x.reshape(-1).astype(np.float32) for x in (part.low, part.high))
         width = high - low
     most = EXACT if _whole(part) else np.finfo(np.float32).max
     bounded, edge = (width > 0) & (width <= most), 0.5 * _whole(part)

@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 from agents.core.seeding import derived
-from agents.runner.evaluate import MAX_EPISODE_STEPS, Evaluation, evaluate
+from agents.runner.evaluate import MAX_EPISODE_STEPS, Evaluation, check_fit, evaluate
 from agents.runner.train import Callback, Run
 from envs.transition import Transition
 from envs.vector import VectorEnv
@@ -42,6 +42,7 @@ class Evaluate(Callback):
                 "Evaluate was given the environments of the training, whose episodes it would "
                 "break off: make others for it, as by another envs.make(id)"
             )
+        check_fit(run.agent, self.envs)
 
     def stepped(self, run: Run, transition: Transition) -> None:
         if run.passed(self.every) and run.agent.steps < run.steps:

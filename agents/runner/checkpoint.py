@@ -162,10 +162,10 @@ class Checkpoint(Callback):
         that is not the one that the folder's config.json tells of: another agent, environment,
         seed, number of environments or setting.
         """
+        self._check_same(run)
         manifest = read_manifest(self.folder.parent)
         if manifest is None:
             return
-        self._check_same(run)
         folder = self.folder / manifest["name"]
         for name, digest in manifest["files"].items():
             verify(folder / name, digest)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.agent import Agent
+from agents.core.spaces import alike
 from envs.vector import VectorEnv
 
 MAX_EPISODE_STEPS = 10_000
@@ -102,7 +103,7 @@ def evaluate(
 
 def check_fit(agent: Agent, envs: VectorEnv) -> None:
     """Raise TypeError for environments that are not in the one form that is stepped here, and
-    ValueError for ones with other spaces than the agent's.
+    ValueError for ones whose actions, or the form of whose observations, are not the agent's.
     """
     if not isinstance(envs, VectorEnv):
         raise TypeError(
@@ -111,7 +112,7 @@ def check_fit(agent: Agent, envs: VectorEnv) -> None:
         )
     ours = agent.observation_space, agent.action_space
     theirs = envs.observation_space, envs.action_space
-    if ours != theirs:
+    if not (alike(ours[0], theirs[0]) and ours[1] == theirs[1]):
         raise ValueError(
             f"the agent maps {ours[0]} to {ours[1]}, the environment {theirs[0]} to {theirs[1]}"
         )

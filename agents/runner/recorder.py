@@ -144,13 +144,16 @@ class Recorder(Callback):
             table.close()
 
     def _spare_another(self) -> None:
-        """Raise ValueError where the files have rows that are not this recorder's."""
-        for table in self._tables.values():
-            if not table.offset and has_rows(table.path):
-                raise ValueError(
-                    f"{self.folder} holds another run, whose {table.path.name} would be lost: "
-                    "go on with that one by restore=, delete it, or choose another folder"
-                )
+        """Raise ValueError where the folder has rows or checkpoints of another run."""
+        tables = self._tables.values()
+        lost = [t.path.name for t in tables if not t.offset and has_rows(t.path)]
+        if not any(t.offset for t in tables) and (self.folder / "checkpoints/LATEST").exists():
+            lost.append("config.json")
+        if lost:
+            raise ValueError(
+                f"{self.folder} holds another run, whose {lost[0]} would be lost: go on with that "
+                "one by restore=, delete it, or choose another folder"
+            )
 
     def _describe(self, run: Run) -> None:
         """Write config.json, anew when the run goes on; one that somebody else wrote is kept."""

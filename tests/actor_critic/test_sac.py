@@ -212,15 +212,15 @@ def test_what_gsde_does_has_the_density_that_the_losses_take_it_to_have(tasks):
         ({"temperature": -1.0}, "^temperature is -1.0: use 0 or more, or None"),
         ({"initial_temperature": 0.0}, "^initial_temperature is 0.0: use a positive number"),
         ({"critics": 0}, "^critics is 0: use 1 or more"),
-        ({"dropped": 1}, "^dropped is 1, which has no effect without quantiles: leave it 2"),
+        ({"dropped": 1}, "^dropped is 1, which has no effect without quantiles: set it to 2"),
         ({"target_entropy": np.nan}, "^target_entropy is nan: use a finite number, or None"),
         (
             {"temperature": 0.1, "target_entropy": -3.0},
-            "^target_entropy is -3.0, which has no effect .*fixed temperature: leave it None",
+            "^target_entropy is -3.0, which has no effect .*fixed temperature: set it to None",
         ),
         (
             {"temperature": 0.0, "initial_temperature": 0.1},
-            "^initial_temperature is 0.1, which has no effect .*: leave it 1.0",
+            "^initial_temperature is 0.1, which has no effect .*: set it to 1.0",
         ),
     ],
 )

@@ -239,13 +239,13 @@ def test_a_distribution_that_cannot_be_is_refused(settings, message):
 @pytest.mark.parametrize(
     ("config", "settings", "why"),
     [
-        (DQNConfig(), {"atoms": 11}, "on a scalar value: leave it 51"),
-        (DQNConfig(), {"v_min": -1.0}, r"with value scalar, no histogram: leave it 0\.0"),
-        (QRDQN.Config(), {"v_max": 1.0}, r"with value quantile, no histogram: leave it 100\.0"),
-        (C51.Config(), {"loss": "squared"}, "with value categorical: leave it huber"),
-        (IQN.Config(), {"loss": "squared"}, "with value implicit_quantile: leave it huber"),
-        (DQNConfig(), {"importance_exponent": 1.0}, r"without priorities: leave it 0\.4"),
-        (DQNConfig(), {"importance_steps": 9}, "without priorities: leave it 100000"),
+        (DQNConfig(), {"atoms": 11}, "on a scalar value: set it to 51"),
+        (DQNConfig(), {"v_min": -1.0}, r"with value scalar, no histogram: set it to 0\.0"),
+        (QRDQN.Config(), {"v_max": 1.0}, r"with value quantile, no histogram: set it to 100\.0"),
+        (C51.Config(), {"loss": "squared"}, "with value categorical: set it to huber"),
+        (IQN.Config(), {"loss": "squared"}, "with value implicit_quantile: set it to huber"),
+        (DQNConfig(), {"importance_exponent": 1.0}, r"without priorities: set it to 0\.4"),
+        (DQNConfig(), {"importance_steps": 9}, "without priorities: set it to 100000"),
     ],
 )
 def test_a_setting_of_what_was_not_chosen_is_refused(config, settings, why):

@@ -3,6 +3,7 @@
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from agents.agent import AgentConfig
 from agents.core.files import split_state
@@ -49,6 +50,14 @@ def test_nothing_to_play_is_an_error(episodes, bound):
 def cartpole(num_envs):
     tasks = VectorEnv([gymnasium.make("CartPole-v1") for _ in range(num_envs)])
     return Tiny(tasks.observation_space, tasks.action_space, AgentConfig(), seed=1), tasks
+
+
+def test_observations_within_other_bounds_are_no_others():
+    class Bounded(Scripted):
+        observation_space = spaces.Box(0, 5, (1,), np.float64)
+
+    agent, tasks = Tiny(Scripted.observation_space, Scripted.action_space), VectorEnv([Bounded(5)])
+    assert evaluate(agent, tasks, episodes=2).mean == 5.0
 
 
 def test_an_episode_follows_from_its_seed_alone():

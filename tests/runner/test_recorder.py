@@ -15,6 +15,7 @@ from agents.core.files import CheckpointError, join_state, split_state
 from agents.core.gradients import Statistics
 from agents.core.learner import Step
 from agents.runner import recorder as recorders
+from agents.runner.checkpoint import Checkpoint
 from agents.runner.columns import GRADIENTS, UPDATES
 from agents.runner.evaluate import Evaluation
 from agents.runner.recorder import Recorder
@@ -329,10 +330,11 @@ def test_a_step_costs_microseconds(started):
     assert best / 1000 < 20e-6  # 2 on a quiet machine
 
 
-def record(folder, steps, env=None):
+def record(folder, steps, env=None, seed=3, checkpoint=None, restore=None):
     tasks = VectorEnv([env or Scripted(5)])
-    agent = Tiny(tasks.observation_space, tasks.action_space, seed=3)
-    train(agent, tasks, steps, [Recorder(folder)])
+    agent = Tiny(tasks.observation_space, tasks.action_space, seed=seed)
+    callbacks = [Recorder(folder), *([checkpoint] if checkpoint else [])]
+    train(agent, tasks, steps, callbacks, restore=restore)
 
 
 def test_a_run_that_no_script_began_is_described(tmp_path):
@@ -353,6 +355,23 @@ def test_another_runs_rows_are_not_written_over(tmp_path):
     with pytest.raises(ValueError, match=r"holds another run, whose episodes\.csv would be lost"):
         record(tmp_path, 64)
     assert files == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_another_runs_rows_are_not_taken_for_those_of_one_that_is_to_go_on(tmp_path):
+    record(tmp_path, 32)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    checkpoint = Checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r"seed is 4, but the run in .* began with 3"):
+        record(tmp_path, 64, seed=4, checkpoint=checkpoint, restore=checkpoint.restore)
+    assert files == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_what_is_refused_for_its_checkpoints_keeps_its_config(tmp_path):
+    record(tmp_path, 1, checkpoint=Checkpoint(tmp_path))  # no row yet
+    config = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"holds another run, whose config\.json would be lost"):
+        record(tmp_path, 64, seed=4, checkpoint=Checkpoint(tmp_path))
+    assert (tmp_path / "config.json").read_bytes() == config
 
 
 def test_the_files_of_a_run_that_recorded_nothing_are_no_other_run(tmp_path):

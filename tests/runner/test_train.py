@@ -90,7 +90,11 @@ def test_what_is_no_vector_env_or_no_callback_is_refused():
 def test_an_agent_for_other_spaces_is_refused():
     agent, _ = start()
     other = VectorEnv([Scripted(5)])
-    for use in (lambda: train(agent, other, 32), lambda: evaluate(agent, other)):
+    for use in (
+        lambda: train(agent, other, 32),
+        lambda: train(agent, start()[1], 32, [Evaluate(other)]),  # not when it is due
+        lambda: evaluate(agent, other),
+    ):
         with pytest.raises(ValueError, match=r"the agent maps Box.* to Discrete\(2\), the env"):
             use()
     assert agent.steps == 0
