@@ -144,7 +144,7 @@ def test_actor_and_temperature_wait_for_the_critics_and_the_target_does_not(task
         ({"temperature": -1.0}, "^temperature is -1.0: use 0 or more, or None"),
         ({"initial_temperature": 0.0}, "^initial_temperature is 0.0: use a positive number"),
         ({"target_entropy": 1.2}, r"^target_entropy is 1.2: use a share in \[0, 1\]"),
-        ({"temperature": 0.1, "target_entropy": 0.5}, "^target_entropy is 0.5, .* leave it 0.98"),
+        ({"temperature": 0.1, "target_entropy": 0.5}, "^target_entropy is 0.5, .* set it to 0.98"),
         ({"critics": 0}, "^critics is 0: use 1 or more"),
         ({"tau": 0.0}, "^tau is 0.0: use a number in"),
     ],

@@ -112,6 +112,8 @@ def test_noise_on_actions_is_drawn_anew_or_drifts_and_begins_anew_with_an_episod
 
 
 def test_a_bound_on_noise_that_there_is_not_is_refused():
-    message = r"^target_noise_clip is 0\.1, which has no effect without target_noise: leave it 0\.5"
+    message = (
+        r"^target_noise_clip is 0\.1, which has no effect without target_noise: set it to 0\.5"
+    )
     with pytest.raises(ValueError, match=message):
         DDPG.Config(target_noise_clip=0.1)

@@ -171,7 +171,9 @@ def test_without_backtracking_it_is_the_natural_policy_gradient():
 
 
 def test_a_step_that_is_never_shortened_takes_no_share_of_it():
-    with pytest.raises(ValueError, match=r"^shorter is 0\.5, .* without backtracks: leave it 0\.8"):
+    with pytest.raises(
+        ValueError, match=r"^shorter is 0\.5, .* without backtracks: set it to 0\.8"
+    ):
         NPGConfig(shorter=0.5)
 
 
