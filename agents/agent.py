@@ -82,6 +82,17 @@ class AgentConfig:
         self.require("learning_starts", given["learning_starts"] >= 0, "0 or more")
         self.require("updates_per_step", given["updates_per_step"] > 0, "a positive number")
 
+    def check_temperature(self) -> None:
+        """Raise ValueError for a field of its temperature that it cannot have, in soft agents."""
+        given = vars(self)
+        self.require("temperature", (given["temperature"] or 0) >= 0, "0 or more, or None")
+        self.require("initial_temperature", given["initial_temperature"] > 0, "a positive number")
+        self.require("target_entropy", True, "a finite number, or None")
+        if given["temperature"] is not None:
+            self.require_default(
+                "beside a fixed temperature", "initial_temperature", "target_entropy"
+            )
+
     def require(self, name: str, holds: bool, what: str) -> None:
         """Raise ValueError that names the field, its value and what would be right."""
         value = getattr(self, name)
@@ -311,21 +322,14 @@ class Agent:
         self.targets[learner.name] = Target(learner)
         return self.targets[learner.name]
 
-    def new_replay(
-        self,
-        buffer_size: int,
-        batch_size: int,
-        updates_per_step: float,
-        learning_starts: int,
-        train_every: int = 1,
-        **options: Any,
-    ) -> Replay:
+    def new_replay(self, **options: Any) -> Replay:
         """A replay of this agent's observations and actions with a random stream of its own.
 
-        `options` are those of `Replay`: n_step, frames, priority_exponent… Raises ValueError where
-        the observations are no stack of so many frames.
+        Its size, and which updates fall due, are the config's. `options` are other ones
+        of `Replay`: n_step, frames, priority_exponent… Raises ValueError where the observations are
+        no stack of so many frames.
         """
-        frames = options.get("frames", 1)
+        given, frames = vars(self.config), options.get("frames", 1)
         if frames > 1 and not is_stack(self.observation_space, frames):
             raise ValueError(
                 f"frames is {frames}, but the observations are no stacks of so many, but of "
@@ -335,13 +339,13 @@ class Agent:
         if self.config.hindsight:
             options |= self._goals()
         return (Hindsight if self.config.hindsight else Replay)(
-            buffer_size,
-            batch_size,
-            updates_per_step,
-            learning_starts,
+            given["buffer_size"],
+            given["batch_size"],
+            given["updates_per_step"],
+            given["learning_starts"],
             stream(self.seed, "replay"),
             self.device,
-            train_every,
+            given["train_every"],
             obs_size=self.observations.size,
             obs_dtype=self.observations.dtype,
             action_shape=self.actions.shape,

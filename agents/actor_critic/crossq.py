@@ -74,17 +74,11 @@ class CrossQConfig(AgentConfig):
         self.check_replay()
         for name in ("policy_every", "critics"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
-        self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
+        self.check_temperature()
         if (self.critic_network.norm, self.critic_network.block) == ("none", "plain"):
             raise ValueError(
                 "critic_network.norm is 'none', but normalisation is what these critics have in "
                 "the place of target networks: use batch_renorm"
-            )
-        self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
-        self.require("target_entropy", True, "a finite number, or None")
-        if self.temperature is not None:
-            self.require_default(
-                "beside a fixed temperature", "initial_temperature", "target_entropy"
             )
 
 
@@ -110,9 +104,7 @@ class CrossQ(Agent):
         self.temperature, self.temperature_learner = self.new_temperature(
             c.temperature, c.initial_temperature
         )
-        self.memory = self.new_replay(
-            c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
-        )
+        self.memory = self.new_replay()
 
     def carry_on(
         self, obs: Tensor, carried: Carried, explore: bool, rng: np.random.Generator

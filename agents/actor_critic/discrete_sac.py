@@ -69,13 +69,8 @@ class DiscreteSACConfig(AgentConfig):
         for name in ("policy_every", "critics"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
-        self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
-        self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
         self.require("target_entropy", 0 <= self.target_entropy <= 1, "a share in [0, 1]")
-        if self.temperature is not None:
-            self.require_default(
-                "beside a fixed temperature", "initial_temperature", "target_entropy"
-            )
+        self.check_temperature()
 
 
 class DiscreteSAC(Agent):
@@ -98,9 +93,7 @@ class DiscreteSAC(Agent):
         self.temperature, self.temperature_learner = self.new_temperature(
             c.temperature, c.initial_temperature
         )
-        self.memory = self.new_replay(
-            c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
-        )
+        self.memory = self.new_replay()
 
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
         logits = self.network(obs)["policy"].cpu().numpy()

@@ -97,13 +97,7 @@ class SACConfig(AgentConfig):
         self.require("dropped", least, "0 or more, and fewer than quantiles")
         if self.quantiles is None:
             self.require_default("without quantiles", "dropped")
-        self.require("temperature", (self.temperature or 0) >= 0, "0 or more, or None")
-        self.require("initial_temperature", self.initial_temperature > 0, "a positive number")
-        self.require("target_entropy", True, "a finite number, or None")
-        if self.temperature is not None:
-            self.require_default(
-                "beside a fixed temperature", "initial_temperature", "target_entropy"
-            )
+        self.check_temperature()
 
 
 class SAC(Agent):
@@ -129,9 +123,7 @@ class SAC(Agent):
         self.temperature, self.temperature_learner = self.new_temperature(
             c.temperature, c.initial_temperature
         )
-        self.memory = self.new_replay(
-            c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
-        )
+        self.memory = self.new_replay()
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
         return acting.begin(self.policy, self.actor_network, count, explore, rng)

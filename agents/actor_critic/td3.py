@@ -95,9 +95,7 @@ class TD3(Agent):
         self.actor_learner = self.new_learner("actor", network=self.actor_network)
         self.critic_target = self.new_target(self.critic_learner)
         self.actor_target = self.new_target(self.actor_learner)
-        self.memory = self.new_replay(
-            c.buffer_size, c.batch_size, c.updates_per_step, c.learning_starts, c.train_every
-        )
+        self.memory = self.new_replay()
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
         if explore and self.config.exploration == "ornstein_uhlenbeck":

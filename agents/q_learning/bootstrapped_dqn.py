@@ -90,11 +90,6 @@ class BootstrappedDQN(Agent):
         self.learner = self.new_learner(self.name, network=self.network, prior=self.prior)
         self.target = self.new_target(self.learner)
         self.memory = self.new_replay(
-            c.buffer_size,
-            c.batch_size,
-            c.updates_per_step,
-            c.learning_starts,
-            c.train_every,
             frames=c.frames,
             numbered=True,  # what a transition's mask is drawn by
         )

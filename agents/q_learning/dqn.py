@@ -140,11 +140,6 @@ class DQN(Agent):
         self.learner = self.new_learner(self.name, network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = self.new_replay(
-            c.buffer_size,
-            c.batch_size,
-            c.updates_per_step,
-            c.learning_starts,
-            c.train_every,
             frames=c.frames,
             n_step=c.n_step,
             priority_exponent=c.priority_exponent,

@@ -100,11 +100,6 @@ class ExpectedSARSA(Agent):
         self.learner = self.new_learner("expected_sarsa", network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = self.new_replay(
-            c.buffer_size,
-            c.batch_size,
-            c.updates_per_step,
-            c.learning_starts,
-            c.train_every,
             frames=c.frames,
         )
 
