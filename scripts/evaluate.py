@@ -14,7 +14,7 @@ try:
     import shutil
     import tempfile
     from collections.abc import Sequence
-    from dataclasses import dataclass
+    from dataclasses import dataclass, field
     from pathlib import Path
     from typing import Any
 
@@ -27,7 +27,14 @@ try:
     from agents import load
     from agents.agent import Agent
     from agents.core.manifest import agent_file
-    from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
+    from agents.runner.arguments import (
+        BadInput,
+        EnvOptions,
+        bad_input,
+        check_ranges,
+        guarded,
+        parse,
+    )
     from agents.runner.evaluate import MAX_EPISODE_STEPS, evaluate
     from agents.runner.results import read_run
     from envs.vector import VectorEnv
@@ -43,6 +50,9 @@ class Arguments:
     """A run's folder, or a file that an agent was saved to."""
     env: str | None = None
     """Gymnasium id of the environment, as it is made by default; None: the one of the run."""
+    env_options: EnvOptions = field(default_factory=dict)
+    """What it is made with beside its id, such as gravity=-5.0; over what the run's was made
+    with."""
     episodes: int = 20
     """Episodes to play greedily."""
     seed: int = 0
@@ -99,10 +109,10 @@ def _task(a: Arguments) -> tuple[str, dict[str, Any]]:
     Raises BadInput where it is the run's, which only another program can make.
     """
     if a.env is not None:
-        return a.env, {}
+        return a.env, dict(a.env_options)
     run = read_run(a.path)
     try:
-        return run.env, run.env_options
+        return run.env, run.env_options | a.env_options
     except ValueError as error:
         raise BadInput(f"{error}: give --env") from None
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import gymnasium
 import tyro
@@ -65,6 +66,44 @@ def parse_known(cls: type[T], argv: Sequence[str]) -> T:
     """The same of the flags that the dataclass has, past all others."""
     with _one_line():
         return tyro.cli(cls, args=argv, return_unknown_args=True, add_help=False)[0]
+
+
+NAMED = {"true": True, "false": False, "none": None}
+"""Values that Python and JSON write differently."""
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Options of an environment from words like size=30, the values as JSON, else as text.
+
+    Raises ValueError for a word that is none, or a name that comes twice.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name.isidentifier() or not equals:
+            raise ValueError(f"{word} is no option: write a name and its value, like size=30")
+        if name in options:
+            raise ValueError(f"{name} is given twice")
+        if text.lower() in NAMED:
+            options[name] = NAMED[text.lower()]
+        else:
+            with contextlib.suppress(ValueError):
+                text = json.loads(text)
+            options[name] = text
+    return options
+
+
+EnvOptions = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE ...]",
+        instance_from_str=_options,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{k}={json.dumps(v)}" for k, v in value.items()],
+    ),
+]
+"""What an environment is made with beside its id, as words on the command line."""
 
 
 def seed_list(words: Sequence[str]) -> list[int]:

@@ -48,7 +48,7 @@ def main(agent: type[Agent], argv: Sequence[str] | None = None, presets: Path = 
 def build(cls: type[Agent], a: Arguments[Any]) -> tuple[VectorEnv, Agent]:
     """The environments of a run and its agent. Raises BadInput where they cannot be made."""
     with bad_input(RuntimeError):  # of torch, for what does not fit into memory
-        training = envs.make(a.env, a.num_envs, backend=a.backend)
+        training = envs.make(a.env, a.num_envs, backend=a.backend, **a.env_options)
         spaces = training.observation_space, training.action_space
         agent = cls(*spaces, a.agent, seed=a.seed, device=a.device)
         introduce(agent, training)
@@ -107,7 +107,7 @@ def _train(
         if a.trackio:
             mirrors.append(Trackio(folder, PROJECT, config))
     evaluate = Evaluate(
-        envs.make(a.env, num_envs=min(a.eval_episodes, 20)),
+        envs.make(a.env, num_envs=min(a.eval_episodes, 20), **a.env_options),
         a.eval_every or 0,
         a.eval_episodes,
         a.max_episode_steps,

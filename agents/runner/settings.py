@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -18,7 +18,14 @@ import tyro
 from agents.agent import Agent, usable
 from agents.core.files import check_types, config_from_json, config_to_json, versions
 from agents.core.manifest import verify_config
-from agents.runner.arguments import MAX_THREADS, BadInput, check_ranges, parse, parse_known
+from agents.runner.arguments import (
+    MAX_THREADS,
+    BadInput,
+    EnvOptions,
+    check_ranges,
+    parse,
+    parse_known,
+)
 from agents.runner.evaluate import MAX_EPISODE_STEPS
 from agents.runner.folder import folder_name
 from agents.runner.presets import FOLDER, preset_envs, preset_for
@@ -27,6 +34,8 @@ from envs import Backend, spec
 
 Config = TypeVar("Config")
 
+OURS = ("id", "num_envs", "seed", "backend", "render_mode")
+"""What `envs.make` takes that is no option of the environment, or would draw it."""
 EVAL_EVERY = 1_000
 """Steps between evaluations, by default, in runs so short that these would dominate them."""
 
@@ -41,6 +50,9 @@ class Settings(Generic[Config]):
     """Steps to train for, counted over all environments."""
     agent: Config
     """Settings of the agent itself."""
+    env_options: EnvOptions = field(default_factory=dict)
+    """What the environment is made with beside its id, such as is_slippery=false gravity=-5; not
+    with the backends vector and envpool."""
     seed: int = 0
     """Every random stream of the run follows from it."""
     num_envs: int = 8
@@ -167,6 +179,9 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         log_every=(1, math.inf),
         nonfinite_limit=(0, math.inf),
     )
+    for name in OURS:
+        if name in a.env_options:
+            raise BadInput(f"--env-options has {name}: it is for what the environment alone takes")
     if a.threads != "auto":
         check_ranges(a, threads=(1, MAX_THREADS))
     if a.target_return is not None and not math.isfinite(a.target_return):
@@ -244,7 +259,9 @@ def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> Non
     )
     if found := difference(now, then):
         name, value, before = found
+        flag, option = name.replace("_", "-"), name.removeprefix("env_options.")
+        if option != name:  # an argument of the environment's, as it is called there
+            flag = f"env-options {option}"
         raise BadInput(
-            f"--{name.replace('_', '-')} is {value}, but the run in {folder} began with {before}: "
-            "leave it so to resume, or choose another --out"
+            f"--{flag} is {value}, but the run in {folder} began with {before}: leave it so to resume, or choose another --out"
         )

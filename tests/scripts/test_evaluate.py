@@ -49,6 +49,14 @@ def test_a_run_or_a_file_is_evaluated_the_same(run, folder):
     assert run(folder, "--best", "--episodes", "3", "--seed", "5")[0] == 0
 
 
+def test_the_environment_can_be_made_otherwise(run, folder):
+    shorter = ["--env-options", "max_episode_steps=4"]
+    for path in (folder, agent_file(folder)):
+        out = run(path, "--env", "CartPole-v1", "--episodes", "3", *shorter)[1]
+        assert out.startswith("evaluation: mean_return=4.00 std=0.00")
+    refused(run(folder, "--env-options", "gravity=1"), "gravity")
+
+
 def test_a_video_is_recorded(run, folder, tmp_path):
     pytest.importorskip("pygame")
     pytest.importorskip("moviepy")

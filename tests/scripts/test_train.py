@@ -137,6 +137,21 @@ def test_evaluations_do_not_dominate_a_short_run(steps, settings, expected):
     assert read_arguments(A2C, argv).eval_every == expected
 
 
+def test_an_environment_is_made_with_its_options(run, tmp_path):
+    """For training, for the evaluations within, and again by what reads the folder."""
+    lake = ["--env", "FrozenLake-v1", "--steps", "200", "--eval-episodes", "2", "--no-progress"]
+    options = ["--env-options", "max_episode_steps=3", "is_slippery=False"]
+    assert run(*lake, *options, "--out", "x")[0] == 0
+    lengths = [float(row["length"]) for row in rows(tmp_path / "x" / "episodes.csv")]
+    assert max(lengths) == 3
+    assert max(float(row["mean_length"]) for row in rows(tmp_path / "x" / "evaluations.csv")) <= 3
+    assert read_run(tmp_path / "x").env_options == {"max_episode_steps": 3, "is_slippery": False}
+    assert run("--out", "x", "--resume")[0] == 0
+    code, _, err = run("--out", "x", "--resume", *options[:-1], "is_slippery=true")
+    assert code == 2
+    assert "--env-options is_slippery is True, but the run in x began with False" in err
+
+
 # Bad input --------------------------------------------------------------------------------------
 
 BAD = {
@@ -167,6 +182,9 @@ BAD = {
     "no envs": ([*SHORT, "--num-envs", "0"], "--num-envs is 0"),
     "device": ([*SHORT, "--device", "abacus"], "--device abacus"),
     "both": ([*SHORT, "--resume", "--overwrite"], "one of them"),
+    "an option's name alone": ([*SHORT, "--env-options", "gravity"], "gravity is no option"),
+    "no such option": ([*SHORT, "--env-options", "gravity=1"], "gravity"),
+    "another flag's": ([*SHORT, "--env-options", "seed=1"], "--env-options has seed"),
     "unwritable": ([*SHORT, "--out", "file/below"], "file"),
 }
 
