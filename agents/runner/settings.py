@@ -263,5 +263,6 @@ def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> Non
         if option != name:  # an argument of the environment's, as it is called there
             flag = f"env-options {option}"
         raise BadInput(
-            f"--{flag} is {value}, but the run in {folder} began with {before}: leave it so to resume, or choose another --out"
+            f"--{flag} is {value}, but the run in {folder} began with {before}: "
+            "leave it so to resume, or choose another --out"
         )
