@@ -5,9 +5,9 @@ that is due. That, not a class hierarchy, is what tells on-policy from off-polic
 """
 
 from agents.memory.hindsight import Hindsight
-from agents.memory.replay import Replay
+from agents.memory.replay import NoStacks, Replay
 from agents.memory.rollout import Rollout
 from agents.memory.samples import Rows, Sequences, samples
 from agents.memory.stream import Stream
 
-__all__ = ["Hindsight", "Replay", "Rollout", "Rows", "Sequences", "Stream", "samples"]
+__all__ = ["Hindsight", "NoStacks", "Replay", "Rollout", "Rows", "Sequences", "Stream", "samples"]

@@ -30,6 +30,10 @@ LEAST_ERROR = 1e-6
 """Added to an absolute TD error: a transition that was right once is still drawn some time."""
 
 
+class NoStacks(ValueError):
+    """Observations that are not the stacks of frames that a replay was told to expect."""
+
+
 class Replay:
     """Keeps the last `capacity` transitions and yields a batch `(B,)` for each update due.
 
@@ -202,7 +206,7 @@ class Replay:
     def add(self, transition: Transition) -> None:
         """Store the valid ones of N transitions.
 
-        Raises ValueError, and stores nothing, where frames are stacked and an observation is not
+        Raises NoStacks, and stores nothing, where frames are stacked and an observation is not
         the stack that follows from those before it.
         """
         rows, valid = {name: getattr(transition, name) for name in FIELDS}, transition.valid
@@ -262,7 +266,7 @@ class Replay:
             self._refuse("obs is not the next_obs of the step before")
 
     def _refuse(self, why: str) -> None:
-        raise ValueError(
+        raise NoStacks(
             f"frames is {self.frames}, but {why}: use FrameStackObservation(env, {self.frames}) "
             "around the environment, or frames 1 to store whole observations"
         )

@@ -20,6 +20,7 @@ import envs
 from agents.agent import Agent
 from agents.core.files import CheckpointError
 from agents.core.manifest import read_manifest
+from agents.memory import NoStacks
 from agents.runner.arguments import GAVE_UP, INTERRUPTED, BadInput, bad_input, guarded
 from agents.runner.callbacks import Evaluate, Interrupt
 from agents.runner.checkpoint import Checkpoint
@@ -128,7 +129,7 @@ def _train(
     try:
         wanted = [callback for callback in callbacks if callback is not None]
         run = train(agent, training, a.steps, wanted, restore=checkpoint.restore)
-    except CheckpointError as error:
+    except (CheckpointError, NoStacks) as error:
         raise BadInput(str(error)) from None
     finally:
         training.close()

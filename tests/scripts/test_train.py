@@ -219,6 +219,14 @@ def test_observations_that_are_no_stacks_are_one_clear_line(run, tmp_path, env):
     assert not any(tmp_path.iterdir())
 
 
+def test_observations_that_only_look_like_stacks_are_one_clear_line(run):
+    """The rows of MinAtar's 10 by 10 fields."""
+    words = ["--env", "MinAtar/Breakout-v1", "--steps", "100", "--agent.frames", "10"]
+    code, out, err = run(*words, "--no-progress", agent=DQN)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "frames is 10, but next_obs is not obs with one frame more at its end" in err
+
+
 def test_an_unsupported_observation_space_is_one_clear_line(run, tmp_path, monkeypatch):
     class Words(Scripted):
         observation_space = spaces.Text(5)
