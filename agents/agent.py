@@ -82,6 +82,22 @@ class AgentConfig:
         self.require("learning_starts", given["learning_starts"] >= 0, "0 or more")
         self.require("updates_per_step", given["updates_per_step"] > 0, "a positive number")
 
+    def check_exploration(self) -> None:
+        """Raise ValueError for a field of its exploration that it cannot have, or that has no
+        effect, in agents that act by the values of actions."""
+        given = vars(self)
+        self.require("epsilon_steps", given["epsilon_steps"] >= 0, "0 or more")
+        for name in ("epsilon_start", "epsilon_end"):
+            self.require(name, 0 <= given[name] <= 1, "a probability in [0, 1]")
+        for name, kind, least in (
+            ("temperature", "boltzmann", 0),
+            ("duration_exponent", "ez_greedy", 1),
+        ):
+            if name in given:
+                self.require(name, given[name] > least, f"a number above {least}")
+                if given["exploration"] != kind:
+                    self.require_default(f"with exploration {given['exploration']}", name)
+
     def check_temperature(self) -> None:
         """Raise ValueError for a field of its temperature that it cannot have, in soft agents."""
         given = vars(self)
@@ -511,6 +527,8 @@ class Agent:
             learner.env_steps = self.steps
         if self.obs_normalizer is not None:
             seen = obs[valid]
+            if isinstance(self.memory, Hindsight):
+                seen = self.memory.also_achieved(seen)
             if not self.memory.raw:  # by the statistics it was acted on, before they move
                 obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
             self.obs_normalizer.update(seen)

@@ -30,7 +30,7 @@ class Transition:
     valid: Any
     """False where a vector environment spent the step on resetting itself: no transition."""
     extras: Mapping[str, Any] = field(default_factory=dict)
-    """What an actor wants kept with a step (recurrent state, log_prob, action mask)."""
+    """What an actor wants kept with a step (the state of a recurrent network)."""
     steps: Any = 1
     """How many steps `next_obs` lies ahead; `reward` is their discounted sum."""
 

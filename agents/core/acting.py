@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from agents.core.distributions import Distribution, Gaussian, SquashedGaussian
@@ -52,7 +53,8 @@ def draw(
             carried["gsde"][old] = _factors(policy, network, int(old.sum()), rng)
             age[old] = 0
         age += 1
-        moved = network.carry_on(obs, carried, "policy", obs.new_tensor(carried["gsde"]))
+        factors = torch.from_numpy(carried["gsde"]).to(obs.device)
+        moved = network.carry_on(obs, carried, "policy", factors)
         return policy.mode(moved.cpu().numpy())  # the means lie where the noise has put them
     output = network.carry_on(obs, carried, "policy").cpu().numpy()
     return policy.sample(output, rng) if explore else policy.mode(output)

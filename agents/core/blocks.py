@@ -91,8 +91,8 @@ class HiddenLayer(Dense):
     """Dense, layer normalisation, activation, dropout and a skip connection as configured.
 
     With normalisation dropout comes before it (Hiraoka et al. 2022). It draws nothing itself: the
-    uniform noise comes in as an input, so that a loss stays a pure function. Without noise (acting,
-    targets, evaluation) nothing is dropped. A noisy layer has no dropout, and `noise` is what
+    uniform noise comes in as an input, so that a loss stays a pure function. Without noise, as in
+    acting and evaluation, nothing is dropped. A noisy layer has no dropout, and `noise` is what
     `Dense` says.
     """
 

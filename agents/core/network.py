@@ -62,9 +62,10 @@ class NetworkConfig:
     init: Init = "orthogonal"
     """How weights begin."""
     noisy: bool = False
-    """Noise with a trained spread on all dense layers (Fortunato et al. 2018), which explores
-    beside random actions or, where epsilon is 0, in their place; for agents that value actions from
-    a replay. A step of acting has one noise for all environments."""
+    """Noise with a trained spread on all dense layers, but for the embedding of IQN's fractions
+    (Fortunato et al. 2018), which explores beside random actions or, where epsilon is 0, in their
+    place; for agents that value actions from a replay. A step of acting has one noise for all
+    environments."""
     shared_trunk: bool = True
     """One trunk for all heads, or one of its own for each head."""
     recurrent: Literal["none", "gru", "lstm"] = "none"
@@ -114,9 +115,8 @@ class NetworkConfig:
                 "network.recurrent goes without dropout and noisy layers: its states while "
                 "learning have to be those while acting"
             )
-        if (self.residual and len(set(self.hidden_sizes)) > 1) or (
-            self.residual and len(self.hidden_sizes) < 2
-        ):
+        uneven = len(self.hidden_sizes) < 2 or len(set(self.hidden_sizes)) > 1
+        if self.residual and uneven:
             raise ValueError(
                 f"network.residual needs two or more hidden layers of one size, "
                 f"hidden_sizes is {self.hidden_sizes}"

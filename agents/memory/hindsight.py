@@ -58,6 +58,15 @@ class Hindsight(Replay):
         self._waiting: list[list[dict[str, np.ndarray]]] = []
         """Of each environment the steps of its episode so far, as rows `(1, ...)`."""
 
+    def also_achieved(self, obs: np.ndarray) -> np.ndarray:
+        """Observations `(M, size)`, and again with what they achieved as their desired goals.
+
+        What a normaliser is to learn from: goals in hindsight are others than those the task sets.
+        """
+        again = obs.copy()
+        again[:, self.desired] = again[:, self.achieved]
+        return np.concatenate([obs, again])
+
     def add(self, transition: Transition) -> None:
         """Keep N steps back until their episodes have ended, then store these."""
         valid, done = transition.valid, transition.done

@@ -100,12 +100,8 @@ class DQNConfig(AgentConfig):
         self.check_replay()
         for name in ("target_every", "atoms"):
             self.require(name, getattr(self, name) >= 1, "1 or more")
-        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
-        for name in ("epsilon_start", "epsilon_end"):
-            self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
-        self.require("temperature", self.temperature > 0, "a positive number")
-        self.require("duration_exponent", self.duration_exponent > 1, "a number above 1")
+        self.check_exploration()
         if self.value in ("categorical", "hl_gauss"):
             for name in ("v_min", "v_max"):
                 self.require(name, math.isfinite(getattr(self, name)), "a finite number")
@@ -192,7 +188,7 @@ class DQN(Agent):
                 self.memory.reprioritize(batch.extras["index"], step.aux["priority"])
             if self.learner.updates % self.config.target_every == 0:
                 self.target.follow(self.config.tau)
-        return {"epsilon": self.epsilon}
+        return {} if self.config.exploration == "boltzmann" else {"epsilon": self.epsilon}
 
     @torch.no_grad()
     def td_target(self, batch: Transition, obs: Tensor, next_obs: Tensor) -> Tensor:

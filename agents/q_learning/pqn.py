@@ -62,9 +62,7 @@ class PQNConfig(AgentConfig):
                 "watkins is True and td_lambda 0: a one-step return has no trace to cut, use "
                 "td_lambda above 0 or watkins False"
             )
-        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
-        for name in ("epsilon_start", "epsilon_end"):
-            self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
+        self.check_exploration()
 
 
 class PQN(Agent):

@@ -52,9 +52,7 @@ class StreamQConfig(AgentConfig):
         super().__post_init__()
         self.require("lambda_", 0 <= self.lambda_ <= 1, "a number in [0, 1]")
         self.require("kappa", self.kappa is None or self.kappa > 0, "a positive number, or None")
-        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
-        for name in ("epsilon_start", "epsilon_end"):
-            self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
+        self.check_exploration()
         check_optim(self.optim, self.kappa)
 
 

@@ -75,14 +75,8 @@ class ExpectedSARSAConfig(AgentConfig):
         super().__post_init__()
         self.check_replay()
         self.require("target_every", self.target_every >= 1, "1 or more")
-        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
-        self.require("loss", self.loss in ("huber", "squared"), "huber or squared")
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
-        known = self.exploration in ("epsilon_greedy", "boltzmann")
-        self.require("exploration", known, "epsilon_greedy or boltzmann")
-        for name in ("epsilon_start", "epsilon_end"):
-            self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
-        self.require("temperature", self.temperature > 0, "a positive number")
+        self.check_exploration()
 
 
 class ExpectedSARSA(Agent):
@@ -99,9 +93,7 @@ class ExpectedSARSA(Agent):
         )
         self.learner = self.new_learner("expected_sarsa", network=self.network)
         self.target = self.new_target(self.learner)
-        self.memory = self.new_replay(
-            frames=c.frames,
-        )
+        self.memory = self.new_replay(frames=c.frames)
 
     @property
     def epsilon(self) -> float:
@@ -131,7 +123,7 @@ class ExpectedSARSA(Agent):
         step = self.learner.minimize(self.loss, obs, batch.action, target, noise)
         if not step.skipped and self.learner.updates % self.config.target_every == 0:
             self.target.follow(self.config.tau)
-        return {"epsilon": self.epsilon}
+        return {} if self.config.exploration == "boltzmann" else {"epsilon": self.epsilon}
 
     @torch.no_grad()
     def td_target(self, batch: Transition, next_obs: Tensor) -> Tensor:

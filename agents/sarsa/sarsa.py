@@ -87,12 +87,7 @@ class SARSAConfig(AgentConfig):
                 "a mixture of all, use n_step 1 or td_lambda 0"
             )
         self.require("tau", 0 < self.tau <= 1, "a number in (0, 1]")
-        known = self.exploration in ("epsilon_greedy", "boltzmann")
-        self.require("exploration", known, "epsilon_greedy or boltzmann")
-        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
-        for name in ("epsilon_start", "epsilon_end"):
-            self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
-        self.require("temperature", self.temperature > 0, "a positive number")
+        self.check_exploration()
 
 
 class SARSA(Agent):
@@ -154,7 +149,7 @@ class SARSA(Agent):
                 break
             if self.learner.updates % self.config.target_every == 0:
                 self.target.follow(self.config.tau)
-        return {"epsilon": self.epsilon}
+        return {} if self.config.exploration == "boltzmann" else {"epsilon": self.epsilon}
 
     @torch.no_grad()
     def next_action(self, batch: Transition) -> Tensor:

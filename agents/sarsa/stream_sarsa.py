@@ -57,10 +57,7 @@ class StreamSARSAConfig(AgentConfig):
         super().__post_init__()
         self.require("lambda_", 0 <= self.lambda_ <= 1, "a number in [0, 1]")
         self.require("kappa", self.kappa is None or self.kappa > 0, "a positive number, or None")
-        self.require("epsilon_steps", self.epsilon_steps >= 0, "0 or more")
-        for name in ("epsilon_start", "epsilon_end"):
-            self.require(name, 0 <= getattr(self, name) <= 1, "a probability in [0, 1]")
-        self.require("temperature", self.temperature > 0, "a positive number")
+        self.check_exploration()
         check_optim(self.optim, self.kappa)
 
 
@@ -102,7 +99,7 @@ class StreamSARSA(Agent):
         delta = self.td_target(batch, aux["values"][1:]).squeeze(0) - aux["q"]
         decay = self.config.gamma * self.config.lambda_ * ~batch.extras["first"]
         self.traces.step(int(batch.extras["env"]), delta, decay, aux)
-        return {"epsilon": self.epsilon}
+        return {} if self.config.exploration == "boltzmann" else {"epsilon": self.epsilon}
 
     def td_target(self, batch: Transition, next_q: Tensor) -> Tensor:
         """r + γ Q(s', a'), `(1,)`, from Q(s', ·) `(1, A)` and the action a' that was taken in s'.

@@ -3,9 +3,10 @@
 from itertools import islice
 
 import pytest
+import torch
 
 import envs
-from agents import PPO, OptimConfig, PPOConfig
+from agents import PPO, OptimConfig, PPOConfig, targets
 from tests.contract.support import batches, small
 
 
@@ -67,6 +68,24 @@ def test_a_schedule_and_a_steered_rate_exclude_each_other():
         PPOConfig(adaptive_kl=0.01, optim=OptimConfig(schedule="linear"))
     with pytest.raises(ValueError, match=r"adaptive_kl is 0\.01: .*warmup_steps=0 with it"):
         PPOConfig(adaptive_kl=0.01, optim=OptimConfig(warmup_steps=1000))
+
+
+def test_with_dropout_a_state_has_one_value(monkeypatch):
+    """As the baseline of its own advantage and as what the one before leads to."""
+    seen = []
+    whole = targets.gae
+
+    def gae(reward, discount, value, next_value, *rest):
+        seen.append((value, next_value))
+        return whole(reward, discount, value, next_value, *rest)
+
+    monkeypatch.setattr(targets, "gae", gae)
+    ppo, tasks = agent(rollout_size=64, network={"hidden_sizes": (16, 16), "dropout": 0.5})
+    batch = next(batches(ppo, tasks))
+    ppo.update(batch)
+    ((value, next_value),) = seen
+    follows = ~batch.done[:-1]
+    torch.testing.assert_close(value[1:][follows], next_value[:-1][follows])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

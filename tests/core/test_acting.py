@@ -28,10 +28,10 @@ SEEN = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 # gSDE -------------------------------------------------------------------------------------------
 
 
-def gsde(steps=None, log_std=-1.0):
+def gsde(steps=None, log_std=-1.0, space=BOX):
     config = PolicyConfig("gsde", log_std, steps)
     policy = policy_for(spaces.Box(-1, 1, (2,)), config)
-    network = Network(BOX, {"policy": policy.head}, NetworkConfig(hidden_sizes=(8,)))
+    network = Network(space, {"policy": policy.head}, NetworkConfig(hidden_sizes=(8,)))
     return policy, network
 
 
@@ -70,6 +70,17 @@ def test_what_gsde_draws_has_the_distribution_that_its_head_tells():
         phi = torch.tanh(network.trunk[0].affine(torch.from_numpy(SEEN[0])))
         variance = (phi**2) @ (network.heads["policy"].log_std.exp() ** 2)
     np.testing.assert_allclose(np.exp(2 * log_std), variance, rtol=1e-4)
+
+
+def test_noise_is_no_byte_where_observations_are():
+    policy, network = gsde(space=spaces.Box(0, 255, (10, 10, 2), np.uint8))
+    count, rng = 4_000, np.random.default_rng(0)
+    obs = np.repeat(rng.integers(0, 256, (1, 200), np.uint8), count, axis=0)
+    actions = drawn(policy, network, obs, acting.begin(policy, network, count, True, rng), rng)
+    with torch.no_grad():
+        mean, log_std = network(torch.from_numpy(obs[:1]))["policy"][0].numpy().reshape(2, 2)
+    for i in range(2):
+        assert stats.kstest((actions[:, i] - mean[i]) / np.exp(log_std[i]), "norm").pvalue > 0.01
 
 
 def test_an_actor_gives_each_episode_a_noise_of_its_own():

@@ -275,6 +275,26 @@ def test_goals_are_judged_as_the_task_gives_them(goal: Any) -> None:
         assert all(own in env.came for own in goals.tolist())
 
 
+def test_goals_in_hindsight_are_told_apart_when_normalised() -> None:
+    """Though the task sets one goal alone: those that were achieved count among what is seen."""
+    with VectorEnv([Wander(spaces.Box(-5, 5, (2,)))]) as tasks:
+        config = DQNConfig(hindsight=4, learning_starts=0, batch_size=256, normalize_obs=True)
+        agent: Any = DQN(tasks.observation_space, tasks.action_space, config)
+        agent.memory.judge = lambda achieved, desired: (np.zeros(len(achieved)), None)
+        fixed = np.array([[1.0, -4.0]], np.float32)
+        tasks.reset(0)
+        for _ in range(200):
+            step = tasks.step(np.zeros(1, int))[0]
+            for obs in (step.obs, step.next_obs):
+                obs["desired_goal"] = fixed
+            agent.observe(step)
+        batch = next(agent.memory.batches())
+        desired = agent.memory.desired
+        goals, normal = batch.obs[:, desired], agent.normalized(batch.obs)[:, desired]
+    assert normal.abs().max() < 5  # none is clipped, to 10
+    assert len(normal.unique(dim=0)) == len(goals.unique(dim=0)) > 50
+
+
 class Stop(Callback):
     def __init__(self, step: int) -> None:
         self.step = step

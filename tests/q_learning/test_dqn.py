@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 import envs
-from agents import AGENTS, C51, DQN, IQN, QRDQN, DQNConfig, Rainbow
+from agents import AGENTS, C51, DQN, IQN, QRDQN, DQNConfig, Rainbow, SARSAConfig
 from agents.core.network import NetworkConfig
 from agents.values import of_action
 from envs.vector import VectorEnv
@@ -246,6 +246,13 @@ def test_a_distribution_that_cannot_be_is_refused(settings, message):
         (IQN.Config(), {"loss": "squared"}, "with value implicit_quantile: set it to huber"),
         (DQNConfig(), {"importance_exponent": 1.0}, r"without priorities: set it to 0\.4"),
         (DQNConfig(), {"importance_steps": 9}, "without priorities: set it to 100000"),
+        (DQNConfig(), {"temperature": 2.0}, r"with exploration epsilon_greedy: set it to 1\.0"),
+        (
+            DQNConfig(exploration="boltzmann"),
+            {"duration_exponent": 3.0},
+            r"with exploration boltzmann: set it to 2\.0",
+        ),
+        (SARSAConfig(), {"temperature": 2.0}, r"with exploration epsilon_greedy: set it to 1\.0"),
     ],
 )
 def test_a_setting_of_what_was_not_chosen_is_refused(config, settings, why):
