@@ -68,7 +68,7 @@ def make(
     form = _vector_form(spec(id), num_envs, backend, options)
     made = VectorEnv(form or [make_one(id, **options) for _ in range(num_envs)], seed)
     made.id = id  # with its module, which the environments do not know
-    made.options = _as_json(options)
+    made.options, made.backend = _as_json(options), backend
     return made
 
 
@@ -128,8 +128,11 @@ def make_one(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
         raise ValueError(missing_package(id, error)) from None
     except gymnasium.error.Error as error:
         raise ValueError(f"{id} cannot be made: {error}") from None
-    except TypeError as error:
-        raise ValueError(f"{id} cannot be made with {options}: {error}") from None
+    except Exception as error:  # whatever an environment says of options it cannot have
+        if not options:
+            raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{id} cannot be made with {options}: {why}") from None
 
 
 def _quieten_mujoco() -> None:

@@ -162,6 +162,8 @@ def _commands(options: Options) -> dict[Path, list[str]]:
     for agent in options.agents:
         if agent not in AGENTS:
             raise ValueError(f"--agents {agent}: there is {', '.join(AGENTS)}")
+    if options.collect is not None and options.collect.resolve() == options.out.resolve():
+        raise ValueError(f"--collect is {options.collect}, as --out is: give another folder")
     check_ranges(options, jobs=(1, math.inf), threads=(1, MAX_THREADS), steps=(1, math.inf))
     settings = ["--threads", str(options.threads)]
     if options.steps is not None:

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             a = parse(Arguments, sys.argv[1:] if argv is None else argv)
             positive = (1, math.inf)
             check_ranges(a, gradients=positive, probe=positive, episodes=positive)
-            check_ranges(a, seed=(0, math.inf))
+            check_ranges(a, seed=(0, 2**63 - 1))
             if a.method is not None and a.explain is None:
                 raise BadInput(f"--method {a.method} is a way to explain: give --explain too")
             if a.unit is not None and (a.explain is not None or a.replay):

@@ -10,6 +10,7 @@ import sys
 
 try:
     import math
+    import textwrap
     from collections.abc import Iterator, Sequence
     from dataclasses import dataclass
     from itertools import cycle
@@ -128,10 +129,14 @@ def _many_seeds(panel: Axes, runs: Sequence[Run], name: str, color: str) -> None
     curves = [run.evaluations() for run in runs]
     for curve in curves:
         panel.plot(curve["step"], curve["mean_return"], color=color, lw=0.6, alpha=0.35)
+    if all(len(curve["step"]) == 1 for curve in curves):  # of runs so short
+        x, y = (np.concatenate([c[key] for c in curves]) for key in ("step", "mean_return"))
+        panel.scatter(x, y, color=color, label=_wrapped(name, f"{len(runs)} seeds"))
+        return
     grid = common_grid([curve["step"] for curve in curves])
     values = np.array([interpolate(grid, c["step"], c["mean_return"]) for c in curves])
     panel.fill_between(grid, *bootstrap_interval(values), color=color, alpha=0.18, lw=0)
-    label = f"{name}: IQM of {len(runs)} seeds, 95% interval"
+    label = _wrapped(name, f"IQM of {len(runs)} seeds, 95% interval")
     panel.plot(grid, iqm(values), color=color, lw=1.8, label=label)
 
 
@@ -149,8 +154,15 @@ def _one_run(panel: Axes, run: Run, name: str, color: str, background: bool) -> 
             lw=0,
             label="its worst and best episode",
         )
-    label = f"{name}, seed {run.seed}: mean of an evaluation"
-    panel.plot(curve["step"], curve["mean_return"], color=color, lw=1.6, label=label)
+    label = _wrapped(f"{name}, seed {run.seed}", "mean of an evaluation")
+    dot = "o" if len(curve["step"]) == 1 else ""
+    x, y = curve["step"], curve["mean_return"]
+    panel.plot(x, y, color=color, lw=1.6, marker=dot, label=label)
+
+
+def _wrapped(name: str, what: str) -> str:
+    """A label no wider than half a panel, however many settings are in the name."""
+    return textwrap.fill(f"{name}: {what}", 60)
 
 
 def _training_episodes(panel: Axes, run: Run) -> None:

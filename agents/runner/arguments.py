@@ -58,6 +58,9 @@ def parse(
 ) -> T:
     """A dataclass from the command line. Raises BadInput with one line for what tyro objects to."""
     given: dict[str, Any] = {} if default is None else {"default": default}
+    flag = "--env-options"
+    if sum(word.replace("_", "-").partition("=")[0] == flag for word in argv) > 1:
+        raise BadInput(f"{flag} is given twice: write all options behind one, like a=1 b=2")
     with _one_line():
         return tyro.cli(cls, args=argv, description=description, **given)
 
@@ -68,29 +71,45 @@ def parse_known(cls: type[T], argv: Sequence[str]) -> T:
         return tyro.cli(cls, args=argv, return_unknown_args=True, add_help=False)[0]
 
 
-NAMED = {"true": True, "false": False, "none": None}
+WORDS_FOR = {"true": True, "false": False, "none": None}
 """Values that Python and JSON write differently."""
+UNCLEAR = ("yes", "no", "on", "off")
+OURS = ("id", "num_envs", "seed", "backend", "render_mode")
+"""What `envs.make` takes that is no option of the environment, or would draw it."""
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
     """Options of an environment from words like size=30, the values as JSON, else as text.
 
-    Raises ValueError for a word that is none, or a name that comes twice.
+    Raises ValueError for a word that is none, a name that is not for here or comes twice, and a
+    value that could be meant otherwise.
     """
     options: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not name.isidentifier() or not equals:
             raise ValueError(f"{word} is no option: write a name and its value, like size=30")
+        if name in OURS:
+            raise ValueError(f"{name} is none: give what the environment alone takes")
         if name in options:
             raise ValueError(f"{name} is given twice")
-        if text.lower() in NAMED:
-            options[name] = NAMED[text.lower()]
-        else:
-            with contextlib.suppress(ValueError):
-                text = json.loads(text)
-            options[name] = text
+        if text.lower() in UNCLEAR:
+            raise ValueError(f"{word}: write true or false, or the word as JSON, in quotes")
+        options[name] = _value(text)
+        try:
+            json.dumps(options[name], allow_nan=False)
+        except ValueError:
+            raise ValueError(f"{word}: use a finite number") from None
     return options
+
+
+def _value(text: str) -> Any:
+    if text.lower() in WORDS_FOR:
+        return WORDS_FOR[text.lower()]
+    for read in (json.loads, float):  # float: of .5, which JSON writes 0.5
+        with contextlib.suppress(ValueError):
+            return read(text)
+    return text
 
 
 EnvOptions = Annotated[

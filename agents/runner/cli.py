@@ -1,8 +1,8 @@
 """The command line of the training scripts: `main(PPO)` trains in a folder of its own.
 
 Exit codes: 0 when the run is finished, 2 with one line on stderr for bad input, which leaves
-nothing behind, 3 when it was stopped because its updates were not finite, and 130 after Ctrl-C, the
-last two with a checkpoint to go on from.
+nothing behind unless only the first steps show it, 3 when it was stopped because its updates were
+not finite, and 130 after Ctrl-C, the last two with a checkpoint to go on from.
 """
 
 from __future__ import annotations

@@ -53,9 +53,8 @@ def resumed(folder: Path) -> Run:
     if agent.name != run_config.agent:
         raise BadInput(f"{folder} holds a checkpoint of {agent.name}, not of {run_config.agent}")
     fresh = type(agent)(agent.observation_space, agent.action_space, agent.config, seed=agent.seed)
-    backend = run_config.config.get("backend", "auto")  # a run of the library need not say
-    options, count = run_config.env_options, run_config.num_envs
-    tasks = envs.make(run_config.env, count, backend=backend, **options)
+    options, backend = run_config.env_options, run_config.config["backend"]
+    tasks = envs.make(run_config.env, run_config.num_envs, backend=backend, **options)
     run = Run(fresh, tasks, 2**62, seed=run_config.seed)
     tasks.reset(derived(run.seed, "environment"))
     Checkpoint(folder).restore(run)

@@ -34,8 +34,6 @@ from envs import Backend, spec
 
 Config = TypeVar("Config")
 
-OURS = ("id", "num_envs", "seed", "backend", "render_mode")
-"""What `envs.make` takes that is no option of the environment, or would draw it."""
 EVAL_EVERY = 1_000
 """Steps between evaluations, by default, in runs so short that these would dominate them."""
 
@@ -114,7 +112,7 @@ class _Start:
     """The arguments that decide where the others come from."""
 
     env: str = ""
-    steps: int | None = None
+    steps: str | None = None  # what is no number is told of later
     seed: int = 0
     out: Path | None = None
     resume: bool = False
@@ -179,9 +177,6 @@ def _resolved(a: Arguments[Any]) -> Arguments[Any]:
         log_every=(1, math.inf),
         nonfinite_limit=(0, math.inf),
     )
-    for name in OURS:
-        if name in a.env_options:
-            raise BadInput(f"--env-options has {name}: it is for what the environment alone takes")
     if a.threads != "auto":
         check_ranges(a, threads=(1, MAX_THREADS))
     if a.target_return is not None and not math.isfinite(a.target_return):
@@ -263,6 +258,7 @@ def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> Non
         if option != name:  # an argument of the environment's, as it is called there
             flag = f"env-options {option}"
         raise BadInput(
-            f"--{flag} is {value}, but the run in {folder} began with {before}: "
+            f"--{flag} is {value}, but the run in {folder} began "
+            f"{'without it' if before is None else f'with {before}'}: "
             "leave it so to resume, or choose another --out"
         )

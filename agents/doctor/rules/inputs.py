@@ -136,7 +136,7 @@ def truncation(h: History) -> Evidence | None:
         return Evidence(
             f"{share:.0%} of the episodes have the same greatest length, {longest:.0f}, as under a "
             "time limit, and yet all were reported as terminated: their last states are learned as "
-            "worthless.",
+            "worthless, rightly only if the task itself ends there.",
             (
                 Advice(
                     "report a time limit as truncated, not terminated: gymnasium's TimeLimit does"
