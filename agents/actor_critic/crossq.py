@@ -46,7 +46,8 @@ class CrossQConfig(AgentConfig):
     temperature: float | None = None
     """What a nat of entropy is worth, in units of reward; None: learned."""
     initial_temperature: float = 1.0
-    """Where a learned temperature begins."""
+    """Where a learned temperature begins. With small rewards, as with normalize_reward, better
+    small too, say 0.01: else values begin with an entropy that outweighs all reward."""
     target_entropy: float | None = None
     """The entropy in nats, of actions in [-1, 1], that a learned temperature holds; None: -1 for
     each number of an action."""
