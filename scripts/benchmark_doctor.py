@@ -262,7 +262,6 @@ class Case:
 
 
 CARTPOLE, PENDULUM, LANDER = "CartPole-v1", "Pendulum-v1", "LunarLander-v3"
-ENGINES = "LunarLanderContinuous-v3"
 DEEP = "--agent.network.hidden-sizes 64 64 64 64 64 64 64"
 FOR_PENDULUM = (
     "--num-envs 4 --agent.gamma 0.9 --agent.rollout-size 1024 --agent.optim.lr 1e-3 "
@@ -289,10 +288,6 @@ ON_LANDER = (
         *("frozen-target-dqn-lander", "dqn", LANDER, 30_000, ("target_never_moves",)),
         "--agent.target-every 1000000",
         DQN_FOR_LANDER,
-    ),
-    Case(
-        *("hot-sac-lander", "sac", ENGINES, 40_000, ("temperature_too_high",)),
-        "--agent.initial-temperature 1",
     ),
 )
 CASES = (

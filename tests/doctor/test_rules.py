@@ -26,8 +26,7 @@ CONFIG: dict[str, Any] = {
 }
 DQN = {"target_every": 100, "buffer_size": 20_000, "updates_per_step": 0.5, "batch_size": 64}
 HISTOGRAM = {"value": "categorical", "v_min": 0.0, "v_max": 50.0}
-SOFT = {"initial_temperature": 1.0}
-OTHERS = DQN | HISTOGRAM | SOFT
+OTHERS = DQN | HISTOGRAM
 """Settings of DQN that PPO has not."""
 
 
@@ -130,11 +129,6 @@ CASES: dict[str, dict[str, Any]] = {
     "plasticity": {"gradients": {"dormant": DYING, "zero_fraction": DYING}},
     "exploding": {"updates": {"grad_norm": 10.0 ** (6 * RISE), "grad_norm_max": 1e6}},
     "overestimation": {"updates": {"value_max": 50 + 1000 * RISE}},
-    "temperature_too_high": {
-        "updates": {"temperature": 10.0 ** (-3 * RISE)},
-        "estimate": 60 + 200 * (1 - RISE),
-        "config": SOFT,
-    },
     "too_many_epochs": {"updates": {"kl": 0.6, "clip_fraction": 0.7}},
     "critic_drowns_actor": {
         "updates": {"clipped": 160.0},
@@ -276,16 +270,6 @@ def test_values_with_entropy_to_come_in_them_are_not_held_to_the_rewards_bound()
     assert diagnose(history(high, config={"initial_temperature": 1.0})) == []
     (finding,) = diagnose(history({"value_max": 1e5}, config={"initial_temperature": 1.0}))
     assert finding.rule.name == "overestimation"
-
-
-def test_a_temperature_is_too_high_where_values_began_beyond_every_return() -> None:
-    case = CASES["temperature_too_high"]
-    (finding,) = diagnose(history(**case))
-    assert finding.evidence.advice[0].flag == "--agent.initial-temperature 0.05"
-    assert diagnose(history(**case | {"estimate": 60 + 50 * (1 - RISE)})) == []
-    assert diagnose(history(**case | {"config": SOFT | {"temperature": 1.0}})) == []
-    steady = case | {"updates": {"temperature": 0.5}}  # it is the height of values that is wrong
-    assert "temperature_too_high" not in {f.rule.name for f in diagnose(history(**steady))}
 
 
 def test_a_critic_with_settings_of_its_own_is_judged_and_advised_by_them() -> None:

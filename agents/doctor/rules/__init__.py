@@ -50,7 +50,6 @@ RULES = (
     Rule(network.plasticity, 0.84, "It loses its plasticity"),
     Rule(steps.exploding, 0.83, "Gradients explode"),
     Rule(values.overestimation, 0.82, "Values are over-estimated or diverge"),
-    Rule(values.temperature_too_high, 0.81, "Entropy outweighed the reward at first"),
     Rule(policy.too_many_epochs, 0.8, "Each round of updates goes too far"),
     Rule(values.critic_drowns_actor, 0.78, "The critic drowns the actor"),
     Rule(steps.clip_sets_step, 0.72, "The clip does the work of the learning rate"),

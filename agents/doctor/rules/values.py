@@ -70,45 +70,6 @@ def overestimation(h: History) -> Evidence | None:
     return None
 
 
-def temperature_too_high(h: History) -> Evidence | None:
-    """Soft values that began beyond every return: what was paid for at first was entropy."""
-    began = h.setting("initial_temperature")
-    if began is None or h.setting("temperature") is not None:
-        return None
-    learner = next((name for name in h.learners if h.series("temperature", name)), "")
-    estimate, truth = h.evaluations.get("value_estimate"), h.evaluations.get("discounted_return")
-    if not learner or estimate is None or truth is None:
-        return None
-    known = np.isfinite(estimate) & np.isfinite(truth)
-    estimate, truth, at = estimate[known], truth[known], h.evaluations["step"][known]
-    later = h.series("temperature", learner).middle()
-    if len(estimate) < FEWEST_ROWS or later > 0.1 * began:
-        return None
-    highest = max(float(truth.max()), 0.0)
-    scale = float(np.ptp(truth) + np.median(np.abs(truth))) + 1e-6
-    excess = (estimate - highest) / scale
-    size = float(excess.max())
-    if size < 1.0:
-        return None
-    return Evidence(
-        f"The agent came to expect {estimate.max():.3g} of an episode, where {truth.max():.3g}, "
-        f"discounted, is the most it ever got: entropy was paid for at a temperature of {began:g} "
-        f"in the beginning and of {later:.2g} later, and to unlearn such values takes long.",
-        (
-            Advice(
-                "so that values begin near what rewards add up to",
-                "agent.initial_temperature",
-                rounded(10 * later),
-            ),
-        ),
-        "temperature",
-        learner,
-        float(at[excess >= 1.0][0]),
-        severity(size, 1.0),
-        {"value_estimate": float(estimate.max()), "temperature": later},
-    )
-
-
 def support(h: History) -> Evidence | None:
     """Returns beyond the ends of a histogram of returns, where they are all one."""
     low, high = h.setting("v_min"), h.setting("v_max")
