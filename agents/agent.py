@@ -83,8 +83,11 @@ class AgentConfig:
         self.require("updates_per_step", given["updates_per_step"] > 0, "a positive number")
 
     def check_exploration(self) -> None:
-        """Raise ValueError for a field of its exploration that it cannot have, or that has no
-        effect, in agents that act by the values of actions."""
+        """Raise ValueError for a field of its exploration that it cannot have, in agents that act
+        by the values of actions, and for one of another way to explore.
+
+        A preset's ε may stay beside boltzmann, which makes nothing of it.
+        """
         given = vars(self)
         self.require("epsilon_steps", given["epsilon_steps"] >= 0, "0 or more")
         for name in ("epsilon_start", "epsilon_end"):

@@ -74,7 +74,7 @@ class VectorEnv:
         """What `make` takes beside the id to make them again, as JSON values. None where it cannot:
         they are not registered, were wrapped or changed, or took what JSON does not know."""
         self.backend = "loop" if isinstance(self._envs, _Looped) else "vector"
-        """What `make` takes to step them in this form again."""
+        """How they are stepped, as `make` calls it."""
         self.num_envs: int = self._envs.num_envs
         self.observation_space: spaces.Space[Any] = self._envs.observation_space
         """Of one environment."""

@@ -161,8 +161,8 @@ def _one_run(panel: Axes, run: Run, name: str, color: str, background: bool) -> 
 
 
 def _wrapped(name: str, what: str) -> str:
-    """A label no wider than half a panel, however many settings are in the name."""
-    return textwrap.fill(f"{name}: {what}", 60)
+    """A label no wider than a panel, however many settings are in the name."""
+    return textwrap.fill(f"{name}: {what}", 50)
 
 
 def _training_episodes(panel: Axes, run: Run) -> None:

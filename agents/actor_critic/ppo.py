@@ -134,7 +134,7 @@ class PPO(Agent):
             advantage = losses.standardized(advantage, batch.valid)
         # One bad number spoils a whole rollout: then it is one batch, which the learner refuses.
         size = self.config.batch_size if advantage[batch.valid].isfinite().all() else None
-        columns = (batch.action, log_prob, value, returns, advantage, *noise)
+        columns = (batch.action, log_prob, output["value"], returns, advantage, *noise)
         log_ratio = self.optimize(samples(batch, columns, self.config.sequence_length), size)
         return {
             "explained_variance": losses.explained_variance(value, returns, batch.valid),

@@ -90,7 +90,7 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
         if not name.isidentifier() or not equals:
             raise ValueError(f"{word} is no option: write a name and its value, like size=30")
         if name in OURS:
-            raise ValueError(f"{name} is none: give what the environment alone takes")
+            raise ValueError(f"{name} is no option of the environment itself: leave it out here")
         if name in options:
             raise ValueError(f"{name} is given twice")
         if text.lower() in UNCLEAR:

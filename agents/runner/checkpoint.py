@@ -108,7 +108,7 @@ class Checkpoint(Callback):
             "name": name,
             "step": run.agent.steps,
             "finished": run.finished,
-            "stopped": run.stopped,
+            "stopped": run.stopped if run.failed or not run.interrupted else "",
             "evaluation": self.evaluation,
             "best": best and dict(best),
             "files": {path.name: sha256(path) for path in sorted(partial.iterdir())},

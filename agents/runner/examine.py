@@ -53,7 +53,9 @@ def resumed(folder: Path) -> Run:
     if agent.name != run_config.agent:
         raise BadInput(f"{folder} holds a checkpoint of {agent.name}, not of {run_config.agent}")
     fresh = type(agent)(agent.observation_space, agent.action_space, agent.config, seed=agent.seed)
-    options, backend = run_config.env_options, run_config.config["backend"]
+    options, backend = run_config.env_options, run_config.config.get("backend")
+    if backend is None:
+        raise BadInput(f"{folder / 'config.json'}: no 'backend' in it")
     tasks = envs.make(run_config.env, run_config.num_envs, backend=backend, **options)
     run = Run(fresh, tasks, 2**62, seed=run_config.seed)
     tasks.reset(derived(run.seed, "environment"))

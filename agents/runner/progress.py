@@ -97,7 +97,7 @@ class Progress(Callback):
         if self._live is not None:
             self._draw(run)
             self.close()
-        if run.stopped and run.finished:  # else whoever goes on says where it was interrupted
+        if run.stopped and run.finished and not run.interrupted:  # of that whoever goes on tells
             self._print(f"stopped at step {run.agent.steps}: {run.stopped}")
 
     def close(self) -> None:

@@ -253,12 +253,12 @@ def _same(arguments: Arguments[Any], begun: Arguments[Any], folder: Path) -> Non
         for a in (arguments, begun)
     )
     if found := difference(now, then):
-        name, value, before = found
+        name, *both = found
+        value, before = ("not given" if x is None else x for x in both)
         flag, option = name.replace("_", "-"), name.removeprefix("env_options.")
         if option != name:  # an argument of the environment's, as it is called there
             flag = f"env-options {option}"
         raise BadInput(
-            f"--{flag} is {value}, but the run in {folder} began "
-            f"{'without it' if before is None else f'with {before}'}: "
+            f"--{flag} is {value}, but the run in {folder} began with {before}: "
             "leave it so to resume, or choose another --out"
         )

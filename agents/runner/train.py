@@ -112,9 +112,8 @@ class Run:
             learner.observer = self._observe if self._hooks["learned"] else None
 
     def stop(self, reason: str, interrupted: bool = False, failed: bool = False) -> None:
-        """End the run after this step. The first reason counts, and of an interruption only one
-        that comes before the last step."""
-        if not self.stopped and not (interrupted and self.agent.steps >= self.steps):
+        """End the run after this step. The first reason counts."""
+        if not self.stopped:
             self.stopped, self.interrupted, self.failed = reason, interrupted or failed, failed
 
     @property

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import envs
-from agents import PPO, OptimConfig, PPOConfig, targets
+from agents import PPO, OptimConfig, PPOConfig, losses, targets
 from tests.contract.support import batches, small
 
 
@@ -86,6 +86,21 @@ def test_with_dropout_a_state_has_one_value(monkeypatch):
     ((value, next_value),) = seen
     follows = ~batch.done[:-1]
     torch.testing.assert_close(value[1:][follows], next_value[:-1][follows])
+
+
+def test_with_dropout_a_value_is_clipped_about_what_its_mask_made_of_it(monkeypatch):
+    seen = []
+    whole = losses.clipped_value
+
+    def clipped(value, old_value, *rest):
+        seen.append((value - old_value).abs().max())
+        return whole(value, old_value, *rest)
+
+    monkeypatch.setattr(losses, "clipped_value", clipped)
+    network = {"hidden_sizes": (16, 16), "dropout": 0.5}
+    ppo, tasks = agent(rollout_size=64, value_clip=0.01, network=network)
+    ppo.update(next(batches(ppo, tasks)))
+    assert seen[0] < 1e-5
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

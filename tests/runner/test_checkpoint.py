@@ -323,6 +323,17 @@ def test_a_run_whose_steps_are_done_goes_on_if_it_is_to_take_more(tmp_path):
     assert lr[-1] == 0.0
 
 
+def test_an_interruption_in_the_last_step_ends_nothing(tmp_path):
+    class LastStep(Callback):
+        def stepped(self, run, transition):
+            if run.agent.steps >= 64:
+                run.stop("interrupted", interrupted=True)
+
+    play(tmp_path, steps=64, also=[LastStep()])
+    run = play(tmp_path, steps=128)
+    assert (run.agent.steps, run.stopped) == (128, "")
+
+
 def test_a_run_that_is_as_far_already_or_was_stopped_is_left_as_it_is(tmp_path):
     def files():
         return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -113,7 +113,7 @@ class StopAt(Callback):
     def stepped(self, run, transition):
         if run.agent.steps >= self.at:
             run.stop("enough", self.interrupted)
-            run.stop("too late", self.interrupted)
+            run.stop("too late")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_callback_can_stop_a_run(at, interrupted, finished):
     agent, tasks = start()
     run = train(agent, tasks, 32, [StopAt(at, interrupted)])
     assert agent.steps == at
-    assert run.stopped == ("" if at == 32 else "enough")  # the last step needs no stopping
+    assert run.stopped == "enough"
     assert run.finished is finished
 
 

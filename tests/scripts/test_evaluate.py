@@ -55,7 +55,7 @@ def test_the_environment_can_be_made_otherwise(run, folder):
         out = run(path, "--env", "CartPole-v1", "--episodes", "3", *shorter)[1]
         assert out.startswith("evaluation: mean_return=4.00 std=0.00")
     refused(run(folder, "--env-options", "gravity=1"), "gravity")
-    refused(run(folder, "--env-options", "num_envs=3"), "num_envs is none")
+    refused(run(folder, "--env-options", "num_envs=3"), "num_envs is no option")
 
 
 def test_a_video_is_recorded(run, folder, tmp_path):

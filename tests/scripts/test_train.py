@@ -197,7 +197,10 @@ BAD = {
     "both": ([*SHORT, "--resume", "--overwrite"], "one of them"),
     "an option's name alone": ([*SHORT, "--env-options", "gravity"], "gravity is no option"),
     "no such option": ([*SHORT, "--env-options", "gravity=1"], "gravity"),
-    "another flag's": ([*SHORT, "--env-options", "seed=1"], "seed is none: give what"),
+    "another flag's": (
+        [*SHORT, "--env-options", "seed=1"],
+        "seed is no option of the environment itself",
+    ),
     "an option twice": ([*SHORT, "--env-options", "a=1", "a=2"], "a is given twice"),
     "options twice": (
         [*SHORT, "--env-options", "a=1", "--env-options=b=2"],
