@@ -132,7 +132,7 @@ def make_one(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
         if not options:
             raise
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(f"{id} cannot be made with {options}: {why}") from None
+        raise ValueError(f"{id} cannot be made with {options}: {why}") from error
 
 
 def _quieten_mujoco() -> None:

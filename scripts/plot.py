@@ -129,9 +129,9 @@ def _many_seeds(panel: Axes, runs: Sequence[Run], name: str, color: str) -> None
     curves = [run.evaluations() for run in runs]
     for curve in curves:
         panel.plot(curve["step"], curve["mean_return"], color=color, lw=0.6, alpha=0.35)
-    if all(len(curve["step"]) == 1 for curve in curves):  # of runs so short
-        x, y = (np.concatenate([c[key] for c in curves]) for key in ("step", "mean_return"))
-        panel.scatter(x, y, color=color, label=_wrapped(name, f"{len(runs)} seeds"))
+    steps, ends = (np.array([c[key][-1] for c in curves]) for key in ("step", "mean_return"))
+    if max(curve["step"][0] for curve in curves) >= steps.min():  # nothing to take a mean along
+        panel.scatter(steps, ends, color=color, label=_wrapped(name, f"{len(runs)} seeds"))
         return
     grid = common_grid([curve["step"] for curve in curves])
     values = np.array([interpolate(grid, c["step"], c["mean_return"]) for c in curves])

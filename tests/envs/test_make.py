@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TransformReward
 from gymnasium.wrappers.vector import TransformReward as VectorReward
 
@@ -145,6 +146,21 @@ def test_what_cannot_be_made_is_one_clear_line(id: str, options: Any, said: str)
     with pytest.raises(ValueError, match=said) as error:
         envs.make(id, **options)
     assert "\n" not in str(error.value)
+
+
+def test_an_error_of_the_environments_own_is_that_of_its_options_only_where_there_are_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(**options: Any) -> Any:
+        raise ZeroDivisionError("in it")
+
+    spec = EnvSpec("Broken-v0", entry_point=broken)
+    monkeypatch.setitem(gymnasium.registry, spec.id, spec)
+    with pytest.raises(ZeroDivisionError):
+        envs.make("Broken-v0")
+    said = r"^Broken-v0 cannot be made with \{'size': 3\}: ZeroDivisionError: in it"
+    with pytest.raises(ValueError, match=said):
+        envs.make("Broken-v0", size=3)
 
 
 @pytest.mark.parametrize(
