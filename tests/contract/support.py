@@ -77,6 +77,8 @@ def config(cls: type[Agent], **settings: Any) -> AgentConfig:
         if name in given:
             given = {f"critic_{name}": given[name]} | given
     changes = {name: value for name, value in given.items() if name in known}
+    if changes.get("exploration") != "boltzmann" and "exploration" in known:
+        changes.pop("temperature", None)  # another than that of entropy, without effect there
     if changes.get("temperature") is not None:  # one that is fixed does not begin anywhere
         changes.pop("initial_temperature", None)
     for name, value in changes.items():
