@@ -92,14 +92,15 @@ class AgentConfig:
         self.require("epsilon_steps", given["epsilon_steps"] >= 0, "0 or more")
         for name in ("epsilon_start", "epsilon_end"):
             self.require(name, 0 <= given[name] <= 1, "a probability in [0, 1]")
-        for name, kind, least in (
-            ("temperature", "boltzmann", 0),
-            ("duration_exponent", "ez_greedy", 1),
-        ):
-            if name in given:
-                self.require(name, given[name] > least, f"a number above {least}")
-                if given["exploration"] != kind:
-                    self.require_default(f"with exploration {given['exploration']}", name)
+        kind = given.get("exploration")
+        if "temperature" in given:
+            self.require("temperature", given["temperature"] > 0, "a positive number")
+            if kind != "boltzmann":
+                self.require_default(f"with exploration {kind}", "temperature")
+        if "duration_exponent" in given:
+            self.require("duration_exponent", given["duration_exponent"] > 1, "a number above 1")
+            if kind != "ez_greedy":
+                self.require_default(f"with exploration {kind}", "duration_exponent")
 
     def check_temperature(self) -> None:
         """Raise ValueError for a field of its temperature that it cannot have, in soft agents."""

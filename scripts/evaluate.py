@@ -109,7 +109,7 @@ def _task(a: Arguments) -> tuple[str, dict[str, Any]]:
     Raises BadInput where it is the run's, which only another program can make.
     """
     if a.env is not None:
-        return a.env, dict(a.env_options)
+        return a.env, a.env_options
     run = read_run(a.path)
     try:
         return run.env, run.env_options | a.env_options

@@ -43,11 +43,12 @@ def trained(cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1", **se
 
 @pytest.mark.parametrize("backend", ["auto", "loop"])
 def test_what_the_library_left_is_read_by_every_script(run, tmp_path, backend, capsys):
-    """At eight copies auto is an array."""
+    """At eight copies auto is an array, which spends steps on being reset."""
     tasks = envs.make("CartPole-v1", num_envs=8, backend=backend)
     agent = PPO(tasks.observation_space, tasks.action_space, PPOConfig(rollout_size=64), seed=1)
     evaluate = Evaluate(envs.make("CartPole-v1", num_envs=2), every=200, episodes=2)
     train(agent, tasks, 600, [Recorder(tmp_path, 4), evaluate, Checkpoint(tmp_path)])
+    assert 600 <= agent.steps < 608
     assert run(tmp_path, "--gradients", 1, "--probe", 16)[0] == 0
     folder, page, picture = str(tmp_path), str(tmp_path / "x.html"), str(tmp_path / "x.png")
     assert doctor.main([folder]) == 0
@@ -55,7 +56,7 @@ def test_what_the_library_left_is_read_by_every_script(run, tmp_path, backend, c
     assert plot.main([folder, "--out", picture]) == 0
     assert plot.main([folder, "--out", picture, "--kind", "gradients"]) == 0
     assert evaluation.main([folder, "--episodes", "1"]) == 0
-    assert "ppo on CartPole-v1, seed 1, 60" in capsys.readouterr().out
+    assert f"ppo on CartPole-v1, seed 1, {agent.steps} steps" in capsys.readouterr().out
 
 
 @pytest.fixture
