@@ -33,6 +33,7 @@ from agents.core.network import Head, Network, NetworkConfig
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.optimizers import OptimConfig
 from agents.core.products import fast_products
+from agents.core.schedules import linear
 from agents.core.seeding import derived, stream
 from agents.core.spaces import Actions, Observations, is_stack
 from agents.exploration import Temperature
@@ -489,6 +490,13 @@ class Agent:
         action = self._act(rows, carried, explore, self._predictions)
         action = action.reshape(flat.shape[:-1] + action.shape[1:])
         return self.actions.unflatten(action[()], fit=True), carried
+
+    @property
+    def epsilon(self) -> float:
+        """The probability of a random action now, in agents that act by the values of actions."""
+        given = vars(self.config)
+        passed = self.steps / max(given["epsilon_steps"], 1)
+        return linear(passed, given["epsilon_start"], given["epsilon_end"])
 
     def actor(self, num_envs: int, explore: bool = True, seed: int = 0) -> Actor:
         """What steps `num_envs` environments with this agent."""

@@ -21,7 +21,6 @@ from agents import targets
 from agents.agent import Agent, AgentConfig, Carried, Metrics
 from agents.core.network import NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.core.schedules import linear
 from agents.exploration import boltzmann, epsilon_greedy, ez_greedy
 from agents.memory import Replay
 from agents.values import Representation, of_action, value_of
@@ -142,12 +141,6 @@ class DQN(Agent):
             importance_exponent=c.importance_exponent,
             importance_steps=c.importance_steps,
         )
-
-    @property
-    def epsilon(self) -> float:
-        """The probability of a random action now."""
-        c = self.config
-        return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
 
     def begin(self, count: int, explore: bool, rng: np.random.Generator) -> Carried:
         if explore and self.config.exploration == "ez_greedy":

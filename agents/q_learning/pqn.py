@@ -17,7 +17,6 @@ from agents import losses, targets
 from agents.agent import Agent, AgentConfig, Metrics
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.core.schedules import linear
 from agents.exploration import epsilon_greedy
 from agents.memory import Rollout
 from envs.transition import Transition
@@ -82,12 +81,6 @@ class PQN(Agent):
         c = self.config
         if c.td_lambda > 0:
             self.memory.check_steps(num_envs, f"td_lambda {c.td_lambda}", 2)
-
-    @property
-    def epsilon(self) -> float:
-        """The probability of a random action now."""
-        c = self.config
-        return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
 
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
         q = self.network(obs)["q"].cpu().numpy()

@@ -18,7 +18,6 @@ from agents import targets
 from agents.agent import Agent, AgentConfig, Metrics
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.core.schedules import linear
 from agents.exploration import epsilon_greedy
 from agents.memory import Stream
 from agents.traces import Traces, check_optim
@@ -68,12 +67,6 @@ class StreamQ(Agent):
         self.learner = self.new_learner("stream_q", network=self.network)
         self.traces = Traces(self.learner, self.config.kappa)
         self.memory = Stream(device=self.device)
-
-    @property
-    def epsilon(self) -> float:
-        """The probability of a random action now."""
-        c = self.config
-        return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
 
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
         q = self.network(obs)["q"].cpu().numpy()

@@ -20,7 +20,6 @@ from agents import losses, targets
 from agents.agent import Agent, AgentConfig, Metrics
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.core.schedules import linear
 from agents.exploration import (
     boltzmann,
     boltzmann_probabilities,
@@ -94,12 +93,6 @@ class ExpectedSARSA(Agent):
         self.learner = self.new_learner("expected_sarsa", network=self.network)
         self.target = self.new_target(self.learner)
         self.memory = self.new_replay(frames=c.frames)
-
-    @property
-    def epsilon(self) -> float:
-        """The probability of a random action now."""
-        c = self.config
-        return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
 
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
         q = self.network(obs)["q"].cpu().numpy()

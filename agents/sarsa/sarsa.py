@@ -24,7 +24,6 @@ from agents import losses, targets
 from agents.agent import Agent, AgentConfig, Metrics
 from agents.core.network import Head, NetworkConfig
 from agents.core.optimizers import OptimConfig
-from agents.core.schedules import linear
 from agents.exploration import (
     boltzmann,
     boltzmann_probabilities,
@@ -112,12 +111,6 @@ class SARSA(Agent):
         self.memory.check_steps(num_envs, f"n_step {c.n_step}", c.n_step)
         if c.td_lambda > 0:
             self.memory.check_steps(num_envs, f"td_lambda {c.td_lambda}", 2)
-
-    @property
-    def epsilon(self) -> float:
-        """The probability of a random action now."""
-        c = self.config
-        return linear(self.steps / max(c.epsilon_steps, 1), c.epsilon_start, c.epsilon_end)
 
     def choose(self, obs: Tensor, explore: bool, rng: np.random.Generator) -> np.ndarray:
         return self.draw(self.network(obs)["q"].cpu().numpy(), explore, rng)
