@@ -495,7 +495,7 @@ class Agent:
     def epsilon(self) -> float:
         """The probability of a random action now, in agents that act by the values of actions."""
         given = vars(self.config)
-        passed = self.steps / max(given["epsilon_steps"], 1)
+        passed = self.steps / given["epsilon_steps"] if given["epsilon_steps"] else 1.0
         return linear(passed, given["epsilon_start"], given["epsilon_end"])
 
     def actor(self, num_envs: int, explore: bool = True, seed: int = 0) -> Actor:

@@ -38,6 +38,7 @@ def quantile_huber(quantile: Tensor, target: Tensor, tau: Tensor, delta: float =
     Quantiles `(..., B, n)` at the fractions τ `(B, n)` or `(n,)`, targets `(..., B, m)` (Dabney et
     al. 2018, eq. 10). One quantile at τ = ½ gives half the Huber loss.
     """
+    _same_shape(quantile[..., 0], target[..., 0])
     error = target.unsqueeze(-2) - quantile.unsqueeze(-1)  # (B, n, m)
     far = delta * (error.abs() - 0.5 * delta)
     size = torch.where(error.abs() <= delta, 0.5 * error.square(), far)
@@ -72,12 +73,14 @@ def clipped_value(value: Tensor, old_value: Tensor, returns: Tensor, clip: float
 
 def standardized(x: Tensor, valid: Tensor) -> Tensor:
     """x shifted and scaled to mean 0 and standard deviation 1 over its valid entries."""
+    _same_shape(x, valid)
     kept = x[valid]
     return (x - kept.mean()) / (kept.std(correction=0) + 1e-8)
 
 
 def explained_variance(value: Tensor, returns: Tensor, valid: Tensor) -> float:
     """1 - Var(G - v) / Var(G) over valid entries: 1 is perfect, below 0 worse than a constant."""
+    _same_shape(value, returns)
     error, returns = (returns - value)[valid], returns[valid]
     return float(1.0 - error.var(correction=0) / returns.var(correction=0).clamp(min=1e-8))
 

@@ -61,9 +61,9 @@ class Traces:
     def step(self, env: int, delta: Tensor, decay: Tensor, aux: Mapping[str, Tensor]) -> Step:
         """Let the trace decay, add the gradient of -q that the learner holds, and step along δ z.
 
-        `delta` is the TD error, `decay` γ λ, or 0 where the trace is cut before this transition:
-        both `()`. A step that is not finite leaves the weights as they were and its gradient out of
-        the trace, which decays, or is cut, all the same.
+        `delta` is the TD error `()`, `decay` `(1,)` γ λ, or 0 where the trace is cut before this
+        transition. A step that is not finite leaves the weights as they were and its gradient out
+        of the trace, which decays, or is cut, all the same.
         """
         learner, gradient = self.learner, self.learner.flat.gradient
         earlier = self.by_env.get(env)

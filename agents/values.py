@@ -76,7 +76,7 @@ class CategoricalValue(Value):
         return Head(actions, gain=0.01, masked=True, atoms=atoms, dueling=dueling)
 
     def expectation(self, output: Tensor) -> Tensor:
-        expected = output.softmax(-1) @ self.support
+        expected = self._mean(output.softmax(-1))
         # Logits that are all the same would be taken for any return, each as likely.
         return torch.where(forbidden(output.amax(-1)), FORBIDDEN, expected)
 
@@ -84,7 +84,11 @@ class CategoricalValue(Value):
         return targets.categorical(reward, discount, successor.softmax(-1), self.support)
 
     def target_mean(self, target: Tensor) -> Tensor:
-        return target @ self.support
+        return self._mean(target)
+
+    def _mean(self, probability: Tensor) -> Tensor:
+        """Of the support. No product of matrices: that would be rounded to bfloat16 on occasion."""
+        return (probability * self.support).sum(-1)
 
     def loss(self, taken: Tensor, target: Tensor, tau: Tensor | None = None) -> Tensor:
         return losses.cross_entropy(taken, target)

@@ -101,6 +101,18 @@ SHUT = np.array([0.5, FORBIDDEN, -1.0, 1.0], np.float32)
 """What was the best action is forbidden."""
 
 
+def test_a_value_that_is_merely_low_is_allowed_and_better_than_none():
+    low = np.array([-1e9, FORBIDDEN, -2e9, -2e9], np.float32)
+    rows = np.tile(low, (COUNT, 1))
+    for epsilon, allowed in ((0.0, [0]), (1.0, [0, 2, 3])):
+        drawn = epsilon_greedy(rows, epsilon, np.random.default_rng(0))
+        assert np.unique(drawn).tolist() == allowed
+        probability = epsilon_greedy_probabilities(torch.from_numpy(low), epsilon)
+        assert probability.nonzero().flatten().tolist() == allowed
+    drawn = boltzmann(rows, 1e12, np.random.default_rng(0))  # so hot that the rest are all alike
+    assert np.unique(drawn).tolist() == [0, 2, 3]
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 def test_epsilon_greedy_draws_any_allowed_action_with_probability_epsilon(epsilon):
     probability = epsilon_greedy_probabilities(torch.from_numpy(SHUT), epsilon)

@@ -221,6 +221,9 @@ B, B1 = torch.ones(4), torch.ones(4, 1)
         (losses.clipped_surrogate, (B1, B, 0.2)),
         (losses.clipped_value, (B, B1, B, 0.2)),
         (losses.clipped_value, (B, B, B1, 0.2)),
+        (losses.quantile_huber, (torch.ones(4, 1, 5), torch.ones(4, 5), torch.ones(5))),
+        (losses.standardized, (B, B1 > 0)),
+        (losses.explained_variance, (B, B1, B > 0)),
     ],
 )
 def test_shapes_that_would_broadcast_are_refused(function, arguments):

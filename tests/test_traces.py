@@ -24,7 +24,7 @@ STILL = OptimConfig("sgd", lr=1e-30, stats_every=0)
 AGENTS: list[Any] = [StreamQ, StreamSARSA]
 
 
-def frozen(cls: Any, lambda_: float) -> Any:
+def frozen(cls: Any, lambda_: float, **changes: Any) -> Any:
     """An agent that explores and learns nothing, in episodes that end for both reasons."""
     tasks = VectorEnv(
         [TimeLimit(gymnasium.make("CartPole-v1").unwrapped, 14) for _ in range(ENVS)], seed=0
@@ -39,7 +39,8 @@ def frozen(cls: Any, lambda_: float) -> Any:
         "normalize_reward": False,
         "optim": STILL,
     }
-    agent = cls(tasks.observation_space, tasks.action_space, config(cls, **settings), seed=1)
+    made = config(cls, **settings | changes)
+    agent = cls(tasks.observation_space, tasks.action_space, made, seed=1)
     with torch.no_grad():  # values that differ: sparse weights begin close to 0
         noise = torch.randn(agent.learner.flat.vector.shape, generator=torch.manual_seed(0))
         agent.learner.flat.vector.add_(noise, alpha=0.3)
@@ -117,20 +118,37 @@ def test_over_episodes_the_steps_add_up_to_those_of_the_lambda_return(cls, lambd
     assert error < 1e-5
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_trace_is_cut_at_no_greedy_action(dropout, monkeypatch):
+    """Dropout, which is not acted with, makes no other action the best."""
+    always = {"epsilon_start": 0.0, "epsilon_end": 0.0, "network": {"dropout": dropout}}
+    agent, tasks = frozen(StreamQ, 0.8, **always)
+    decays = noted(agent, monkeypatch)
+    for batch, _ in zip(batches(agent, tasks), range(STEPS), strict=False):
+        agent.update(batch)
+        assert (decays[-1] == 0) == bool(batch.extras["first"])
+
+
+def noted(agent: Any, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """By what the agent's traces decay from now on, step by step."""
+    decays: list[float] = []
+    step = agent.traces.step
+
+    def note(env: int, delta: Tensor, decay: Tensor, aux: Any) -> Any:
+        decays.append(float(decay))
+        return step(env, delta, decay, aux)
+
+    monkeypatch.setattr(agent.traces, "step", note)
+    return decays
+
+
 @pytest.mark.parametrize("cls", AGENTS)
 @pytest.mark.parametrize("field", ["reward", "obs", "next_obs"])
 def test_a_skipped_step_leaves_out_its_gradient_and_nothing_of_the_decay(cls, field, monkeypatch):
     """The trace goes on as if q(s, a) of the bad transition had had no gradient: it is cut where an
     episode begins, or where Watkins's Q(λ) cuts, whatever became of the transition there."""
     agent, tasks = frozen(cls, 0.8)
-    decays: list[float] = []
-    step = agent.traces.step
-
-    def noted(env: int, delta: Tensor, decay: Tensor, aux: Any) -> Any:
-        decays.append(float(decay))
-        return step(env, delta, decay, aux)
-
-    monkeypatch.setattr(agent.traces, "step", noted)
+    decays = noted(agent, monkeypatch)
     first = cut = 0
     for t, batch in zip(range(200), batches(agent, tasks), strict=False):
         env = int(batch.extras["env"])

@@ -110,6 +110,15 @@ def test_the_expectation_is_the_mean_of_what_is_represented(kind):
     same(value(kind).expectation(certain_of(kind, certain)), certain, atol=1e-5, rtol=0.0)
 
 
+@pytest.mark.parametrize("kind", ["categorical", "hl_gauss"])
+def test_a_mean_is_not_rounded_with_the_products_of_a_loss(kind):
+    worth = value(kind)
+    target = worth.target(REWARD, DISCOUNT, part(kind))
+    wanted = worth.expectation(part(kind)), worth.target_mean(target)
+    with torch.autocast("cpu", torch.bfloat16):
+        same((worth.expectation(part(kind)), worth.target_mean(target)), wanted, rtol=0.0, atol=0.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_least_where_the_target_is(kind):
     """Descent on the loss ends in an output whose target is its own; the error is then 0."""

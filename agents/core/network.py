@@ -29,7 +29,7 @@ from agents.core.spaces import Observations, bytes_of_image
 
 LEAST_VARIANCE = 1e-6
 """Added to the variance of noise that is made of features: these may all be 0."""
-FORBIDDEN = -1e8
+FORBIDDEN = -1e30
 """The logit or the value of an action that is not allowed; no -inf, of which 0 log 0 and 0 times a
 value would make NaN."""
 Array = TypeVar("Array", Tensor, np.ndarray)

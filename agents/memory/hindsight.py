@@ -71,6 +71,7 @@ class Hindsight(Replay):
         """Keep N steps back until their episodes have ended, then store these."""
         valid, done = transition.valid, transition.done
         if len(self._waiting) != len(valid):  # other environments: all of them begin
+            self.cut(np.ones(len(valid), bool))
             self._waiting = [[] for _ in valid]
         rows = {name: np.asarray(getattr(transition, name)) for name in FIELDS}
         for i, steps in enumerate(self._waiting):
@@ -80,9 +81,13 @@ class Hindsight(Replay):
                 self._store(steps)
 
     def cut(self, where: np.ndarray) -> None:
-        """Where `(N,)` is true an environment begins anew in the midst of an episode."""
-        for steps, cut in zip(self._waiting, where, strict=False):
-            if cut:
+        """Where `(N,)` is true an environment begins anew in the midst of an episode.
+
+        Of another number of environments than there were none goes on.
+        """
+        others = len(where) != len(self._waiting)
+        for i, steps in enumerate(self._waiting):
+            if others or where[i]:
                 self._store(steps)
 
     def _store(self, steps: list[dict[str, np.ndarray]]) -> None:

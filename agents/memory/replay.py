@@ -410,7 +410,13 @@ class Replay:
         return index
 
     def check_room(self, num_envs: int) -> None:
-        """Raise ValueError where the steps of so many environments leave no stack whole."""
+        """Raise ValueError where the steps of so many environments leave no stack whole, or no
+        return of n steps."""
+        if self.capacity < (least := (self.n_step - 1) * num_envs + 1):
+            raise ValueError(
+                f"buffer_size is {self.capacity}: use {least} or more, for n_step {self.n_step} in "
+                f"each of {num_envs} environments"
+            )
         if self.frames > 1 and self.capacity < (least := self.frames * num_envs):
             raise ValueError(
                 f"buffer_size is {self.capacity}: use {least} or more, for stacks of "

@@ -116,8 +116,9 @@ class PQN(Agent):
         next_q = self.network(batch.next_obs)["q"]
         cut = batch.done
         if c.watkins:
-            next_action = batch.action.roll(-1, 0)  # the last row's return is cut in any case
-            cut = targets.watkins_cut(batch.done, next_q, next_action)
+            # What is observed next, as the policy saw it; the last row's return is cut in any case.
+            acted_on, next_action = batch.obs.roll(-1, 0), batch.action.roll(-1, 0)
+            cut = targets.watkins_cut(batch.done, self.network(acted_on)["q"], next_action)
         return targets.lambda_returns(
             self.scaled(batch.reward), batch.discount(c.gamma), next_q.amax(-1), cut, c.td_lambda
         )

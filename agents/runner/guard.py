@@ -112,6 +112,11 @@ class Guard(Callback):
         now = run.agent.state_dict()
         # What was lived through since stays: steps, random streams and counters go on.
         saved |= {key: now[key] for key in ("steps", "rng", "predictions", "noise")}
+        if "reward_scaler" in saved["parts"]:
+            returns = now["parts"]["reward_scaler"]["returns"]
+            saved["parts"]["reward_scaler"]["returns"] = returns
+        if "traces" in saved:  # of episodes that are over, by other weights
+            saved["traces"] = {}
         for learner in run.agent.learners:
             for key in ("updates", "skipped", "env_steps", "planned"):
                 saved["parts"][learner][key] = now["parts"][learner][key]

@@ -31,6 +31,7 @@ from agents import (
 )
 from agents.core.files import join_state, split_state
 from agents.memory import Hindsight
+from agents.memory.stream import FIELDS
 from agents.runner.train import introduce
 from envs.transition import Transition
 from envs.vector import VectorEnv
@@ -147,6 +148,21 @@ def test_what_is_cut_or_followed_by_a_reset_has_ended_too() -> None:
     replay.add(replace(step, valid=np.zeros(2, bool)))
     assert len(replay) == 8
     assert replay.rows(0, 8)["left"].tolist() == [3, 2, 1, 0] * 2
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["cut", "add"])
+@pytest.mark.parametrize("others", [1, 3])
+def test_of_other_environments_no_episode_goes_on_and_none_is_lost(others: int, told: bool) -> None:
+    replay = memory()
+    for step in walk(4, last_done=False):
+        replay.add(step)
+    if told:
+        replay.cut(np.ones(others, bool))
+    else:
+        columns = {field: getattr(step, field)[np.arange(others) % 2] for field in FIELDS}
+        replay.add(Transition(**columns))
+    assert replay.rows(0, 8)["left"].tolist() == [3, 2, 1, 0] * 2
+    assert len(replay) == 8
 
 
 def test_the_ring_may_be_full_and_its_oldest_episode_half_overwritten() -> None:

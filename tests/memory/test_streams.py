@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
@@ -356,6 +357,25 @@ def test_where_no_stack_is_whole_it_says_so():
             memory.add(script.step())
         with pytest.raises(ValueError, match="buffer_size is 8: no observation of 3 frames"):
             next(memory.batches())
+
+
+@given(n=st.integers(2, 4), envs=st.integers(1, 5), seed=SIZES)
+@many
+def test_with_the_room_that_it_asks_for_a_return_has_n_steps_and_with_less_none_has(n, envs, seed):
+    chances = {"end": 0.0, "idle": 0.0, "jump": 0.0, "nan": 0.0}
+    script = Script("beside", envs, np.random.default_rng(seed), chances)
+    least = (n - 1) * envs + 1
+    enough, little = (new(script, room, n_step=n) for room in (least, least - 1))
+    enough.check_room(envs)
+    with pytest.raises(ValueError, match=f"^buffer_size is {least - 1}: use {least} or more"):
+        little.check_room(envs)
+    for _ in range(3 * n):
+        step = script.step()
+        enough.add(step)
+        little.add(step)
+    for memory, most in ((enough, n), (little, n - 1)):
+        rows = memory.sample(np.arange(len(memory)))
+        assert int(torch.as_tensor(rows.steps).max()) == most
 
 
 @given(frames=st.sampled_from([("frames", 3), ("two", 2)]), envs=st.integers(1, 5), extra=SIZES)

@@ -46,8 +46,11 @@ def test_returns_are_mixtures_of_n_step_returns_of_the_best_action(watkins):
         assert float(returns[t, i]) == pytest.approx(np.dot(shares, steps), abs=1e-5)
 
 
-def test_nothing_is_cut_where_every_action_is_the_best():
+@pytest.mark.parametrize("normalize_obs", [False, True])
+def test_nothing_is_cut_where_every_action_is_the_best(normalize_obs):
+    """By what the policy saw: normalised, a successor was seen by earlier statistics."""
     greedy = {"epsilon_start": 0.0, "epsilon_end": 0.0, "td_lambda": 0.9}
+    greedy["normalize_obs"] = normalize_obs
     (peng, batch), (watkins, _) = batch_of(**greedy), batch_of(watkins=True, **greedy)
     assert peng.returns(batch).equal(watkins.returns(batch))
 
@@ -79,4 +82,6 @@ def test_exploration_is_reduced_over_its_steps_and_stays():
     wanted = 0.8 - 0.6 * min(agent.steps / 90, 1)
     assert agent.epsilon == pytest.approx(wanted)
     agent.steps = 1000
+    assert agent.epsilon == pytest.approx(0.2)
+    agent = small(PQN, tasks(), epsilon_start=0.8, epsilon_end=0.2, epsilon_steps=0)
     assert agent.epsilon == pytest.approx(0.2)

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from agents import Checkpoint, train
+from agents import Callback, Checkpoint, StreamQ, StreamSARSA, train
 from agents.agent import AgentConfig
 from agents.core.files import CheckpointError
 from agents.runner import postmortem
@@ -115,6 +115,30 @@ def test_weights_are_those_of_the_checkpoint_after_a_rollback(tmp_path):
     assert at[208].equal(at[96])  # not of 192, in the middle of the bad ones
     assert not at[96].equal(at[160])
     assert not checkpoint.held
+
+
+@pytest.mark.parametrize("cls", [StreamQ, StreamSARSA])
+def test_of_episodes_that_are_over_a_rollback_brings_nothing_back(tmp_path, cls):
+    tasks = VectorEnv([Spoiled(65, 5)])
+    agent = cls(tasks.observation_space, tasks.action_space, cls.Config())
+    checkpoint = Checkpoint(tmp_path, every=30)
+    guard = Guard(tmp_path, 3, "rollback", checkpoint)
+    before: dict[int, Any] = {}
+    after: list[Any] = []
+
+    class Watch(Callback):
+        def stepped(self, run, transition):
+            returns, traces = run.agent.reward_scaler.returns, run.agent.traces.by_env
+            if not guard.rollbacks:
+                before[run.agent.steps] = returns.copy(), dict(traces)
+            elif not after:
+                after.extend((returns.copy(), dict(traces)))
+
+    train(agent, tasks, 80, [guard, Watch(), checkpoint])
+    assert guard.rollbacks == 1
+    assert after[0] == before[64][0] != before[60][0]
+    assert before[60][1]
+    assert not after[1]
 
 
 def test_the_way_back_stays_open_while_any_learner_fails(tmp_path):
