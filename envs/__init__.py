@@ -129,10 +129,11 @@ def make_one(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.Error as error:
         raise ValueError(f"{id} cannot be made: {error}") from None
     except Exception as error:  # whatever an environment says of options it cannot have
-        if not options:
-            raise
+        if not options and not isinstance(error, ValueError | OSError):
+            raise  # a fault of its own, that no caller takes for bad input
+        given = f" with {options}" if options else ""
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(f"{id} cannot be made with {options}: {why}") from error
+        raise ValueError(f"{id} cannot be made{given}: {why}") from error
 
 
 def _quieten_mujoco() -> None:

@@ -246,6 +246,8 @@ class _Looped:
     def __init__(self, envs: list[gymnasium.Env[Any, Any]]) -> None:
         if not envs:
             raise ValueError("there are no environments: give at least one")
+        if len({id(env) for env in envs}) < len(envs):
+            raise ValueError("an environment is given twice: make another one for each place")
         self.envs = [Tape(env) for env in envs]
         self.num_envs = len(envs)
         self.singles = envs

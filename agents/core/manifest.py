@@ -23,7 +23,7 @@ def read_manifest(folder: str | Path, best: bool = False) -> Manifest | None:
     folder = Path(folder) / "checkpoints"
     latest = folder / "LATEST"
     if not latest.is_file():
-        return None
+        return _unnamed(folder)
     try:
         name, digest = latest.read_text().split()
     except ValueError:
@@ -57,6 +57,19 @@ def agent_file(path: str | Path, best: bool = False) -> Path:
     file = folder / "checkpoints" / manifest["name"] / "agent.safetensors"
     verify(file, manifest["files"][file.name])
     return file
+
+
+def _unnamed(folder: Path) -> Manifest | None:
+    """Of the first checkpoint, which may be complete while there is no LATEST yet to name it."""
+    found = list(folder.glob("[0-9]*/manifest.json"))
+    if not found:
+        return None
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder / 'LATEST'}, which names the last of the checkpoints beside it, is gone: put "
+            f"it back, or delete {folder} to begin anew"
+        )
+    return _read(folder, found[0].parent.name, sha256(found[0]))
 
 
 def _read(folder: Path, name: str, digest: str) -> Manifest:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 EXACT = 2.0**24
 """Up to here float32 knows every whole number: a wider range of them is no range to act in."""
+CATEGORY = "whole numbers in its range"
+"""What an observation of categories is made of."""
 
 
 class Image(NamedTuple):
@@ -109,7 +111,7 @@ class Observations:
 
     def check(self, obs: Any) -> None:
         """Raise ValueError for values that `flatten` would make others of, which no environment
-        gives: a category that there is not, an image that was scaled. Not for every step.
+        gives: half a category, an image that was scaled. Not for every step.
         """
         for part, value in zip(self.parts, _values(self.space, obs), strict=True):
             array = _array(part, value)
@@ -117,23 +119,21 @@ class Observations:
                 right = array.dtype.kind in "bui" and not ((array < 0) | (array > 255)).any()
                 what = "the bytes that the environment gives, which the network scales"
             elif isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
-                index = array - part.start
-                count = part.n if isinstance(part, spaces.Discrete) else part.nvec
-                right = not ((index < 0) | (index >= count) | (index % 1 != 0)).any()
-                what = "whole numbers in its range"
+                right, what = not (array % 1 != 0).any(), CATEGORY
             else:
                 continue
             if not right:
-                at = f"{array.min():g} to {array.max():g}" if array.size > 1 else f"{array}"
-                raise ValueError(
-                    f"an observation of {array.dtype} {at} does not fit {part}: use {what}"
-                )
+                raise _misfit(array, part, what)
 
     def _flatten_part(self, part: spaces.Space[Any], value: Any) -> np.ndarray:
         array = _array(part, value)
         shape = part.shape or ()
         if isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
-            array = array - part.start
+            count = part.n if isinstance(part, spaces.Discrete) else part.nvec
+            index = array - part.start
+            if ((index < 0) | (index >= count)).any():
+                raise _misfit(array, part, CATEGORY)
+            array = index
         if len(shape) != 1:
             array = array.reshape(*array.shape[: array.ndim - len(shape)], -1)
         return np.ascontiguousarray(array, self.dtype)
@@ -155,6 +155,11 @@ class Observations:
                 column = column == torch.arange(categories, device=flat.device)
             pieces.append(column.to(torch.float32))
         return torch.cat(pieces, dim=-1)
+
+
+def _misfit(array: np.ndarray, part: spaces.Space[Any], what: str) -> ValueError:
+    at = f"{array.min():g} to {array.max():g}" if array.size > 1 else f"{array}"
+    return ValueError(f"an observation of {array.dtype} {at} does not fit {part}: use {what}")
 
 
 def parts_of(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:

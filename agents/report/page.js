@@ -211,7 +211,8 @@ function drawReturns() {
         low: alone && run.evaluations.min_return, high: alone && run.evaluations.max_return,
       });
       if (seeds.length > 1) {
-        const grid = Array.from({ length: 200 }, (_, i) => steps * (i + 0.5) / 200);
+        const all = seeds.flatMap(run => [...run.evaluations.step]);
+        const grid = [...new Set(all)].sort((a, b) => a - b);
         const curves = seeds.map(
           ({ evaluations }) => interpolated(evaluations.step, evaluations.mean_return, grid));
         const mean = grid.map((_, i) => {

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 from agents.core.seeding import derived
-from agents.runner.evaluate import MAX_EPISODE_STEPS, Evaluation, check_fit, evaluate
-from agents.runner.train import Callback, Run
+from agents.runner.evaluate import (
+    MAX_EPISODE_STEPS,
+    Evaluation,
+    check_episodes,
+    check_fit,
+    evaluate,
+)
+from agents.runner.train import Callback, Run, check_every
 from envs.transition import Transition
 from envs.vector import VectorEnv
 
@@ -28,6 +35,8 @@ class Evaluate(Callback):
         max_episode_steps: int = MAX_EPISODE_STEPS,
         target_return: float | None = None,
     ) -> None:
+        check_every(every)
+        check_episodes(episodes, max_episode_steps)
         self.envs = envs
         self.every = every
         self.episodes = episodes
@@ -43,6 +52,7 @@ class Evaluate(Callback):
                 "break off: make others for it, as by another envs.make(id)"
             )
         check_fit(run.agent, self.envs)
+        self.final = None  # a run that goes on has not ended yet
 
     def stepped(self, run: Run, transition: Transition) -> None:
         if run.passed(self.every) and run.agent.steps < run.steps:
@@ -65,6 +75,14 @@ class Evaluate(Callback):
 
     def close(self) -> None:
         self.envs.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.final is None:
+            return {}
+        return {name: value for name, value in vars(self.final).items() if name != "seconds"}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.final = Evaluation(**state)
 
 
 class Interrupt(Callback):

@@ -36,7 +36,7 @@ from agents.core.manifest import Manifest, read_manifest, sha256, verify
 from agents.memory import Replay
 from agents.runner.evaluate import Evaluation
 from agents.runner.results import difference, read_run
-from agents.runner.train import Callback, Run
+from agents.runner.train import Callback, Run, check_every
 
 SAME = ("agent", "env", "env_options", "seed", "num_envs", "config")
 """What of a run's config.json has to be as it was, for the run to go on."""
@@ -51,6 +51,7 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, folder: str | Path, every: int = 0) -> None:
+        check_every(every)
         self.folder = Path(folder) / "checkpoints"
         self.every = every
         self.manifest: Manifest = {"name": "", "best": None, "replay": []}

@@ -73,6 +73,14 @@ class Evaluation:
         )
 
 
+def check_episodes(episodes: int, max_episode_steps: int) -> None:
+    """Raise ValueError for what cannot be played."""
+    if episodes < 1 or max_episode_steps < 1:
+        raise ValueError(
+            f"episodes is {episodes} and max_episode_steps {max_episode_steps}: use 1 or more"
+        )
+
+
 def evaluate(
     agent: Agent,
     envs: VectorEnv,
@@ -88,10 +96,7 @@ def evaluate(
     one, as Gymnasium does). An episode that reaches `max_episode_steps` counts as it stands.
     """
     check_fit(agent, envs)
-    if episodes < 1 or max_episode_steps < 1:
-        raise ValueError(
-            f"episodes is {episodes} and max_episode_steps {max_episode_steps}: use 1 or more"
-        )
+    check_episodes(episodes, max_episode_steps)
     began = time.perf_counter()
     rounds = [
         _play(agent, envs, min(envs.num_envs, episodes - first), seed + first, max_episode_steps)

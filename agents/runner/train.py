@@ -75,6 +75,8 @@ class Run:
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"the callback {callback!r} is not an instance of a Callback")
+        if not isinstance(steps, int | np.integer):
+            raise TypeError(f"steps is {steps!r}: use a whole number")
         if steps <= agent.steps:
             raise ValueError(
                 f"steps is {steps}: the agent has seen {agent.steps}, and these count too"
@@ -200,6 +202,12 @@ def introduce(agent: Agent, envs: VectorEnv) -> None:
     agent.check_envs(envs.num_envs)
     if isinstance(agent.memory, Hindsight):
         agent.memory.judge = envs.judge
+
+
+def check_every(every: int) -> None:
+    """Raise ValueError for what can be no number of steps from one time to the next."""
+    if every < 0:
+        raise ValueError(f"every is {every}: use a number of steps, or 0 for never")
 
 
 def train(

@@ -8,7 +8,7 @@ from gymnasium.wrappers import FrameStackObservation
 
 from agents import PPO, SAC, TD3, CrossQ
 from agents.core.distributions import PolicyConfig
-from agents.core.spaces import Actions, is_stack
+from agents.core.spaces import Actions, Observations, is_stack
 from agents.exploration import uniform
 from envs.vector import _fit
 
@@ -158,6 +158,15 @@ def test_what_is_no_observation_of_the_space_is_one_clear_line(space, obs, said,
     with pytest.raises(ValueError, match=said) as error:
         getattr(agent, call)(obs)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [-1, 6])
+def test_a_category_that_there_is_not_is_no_step_to_learn_from(wrong):
+    """Else it would be stored, and its one-hot code would be all zeros."""
+    observations = Observations(spaces.Dict(a=NUMBERS, b=spaces.Discrete(6)))
+    obs = {"a": np.zeros((2, 4), np.float32), "b": np.array([0, wrong])}
+    with pytest.raises(ValueError, match=r"int64 .* does not fit Discrete\(6\): use whole numbers"):
+        observations.flatten(obs)
 
 
 @pytest.mark.parametrize("space", [NUMBERS, PARTS, IMAGE, spaces.MultiDiscrete([2, 3])], ids=str)

@@ -148,6 +148,19 @@ def test_what_cannot_be_made_is_one_clear_line(id: str, options: Any, said: str)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("error", [ValueError("in it"), FileNotFoundError("in it")])
+def test_an_error_that_would_be_taken_for_bad_input_says_whose_it_is(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(**options: Any) -> Any:
+        raise error
+
+    spec = EnvSpec("Broken-v0", entry_point=broken)
+    monkeypatch.setitem(gymnasium.registry, spec.id, spec)
+    with pytest.raises(ValueError, match=f"^Broken-v0 cannot be made: {type(error).__name__}: in"):
+        envs.make("Broken-v0")
+
+
 def test_an_error_of_the_environments_own_is_that_of_its_options_only_where_there_are_some(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -433,6 +433,9 @@ def as_lists(action: Any) -> Any:
 def test_what_cannot_be_stepped_is_refused() -> None:
     with pytest.raises(ValueError, match="no environments"):
         VectorEnv([])
+    one = gymnasium.make("CartPole-v1")
+    with pytest.raises(ValueError, match="given twice: make another one for each place"):
+        VectorEnv([one, gymnasium.make("CartPole-v1"), one])
     with pytest.raises(ValueError, match="equal spaces"):
         VectorEnv([Lottery("box"), Lottery("dict")])
     nested = spaces.Dict({"inner": spaces.Dict({"deep": ACTIONS})})

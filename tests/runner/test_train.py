@@ -9,6 +9,7 @@ import torch
 import envs
 from agents.agent import AgentConfig
 from agents.runner.callbacks import Evaluate
+from agents.runner.checkpoint import Checkpoint
 from agents.runner.evaluate import evaluate
 from agents.runner.recorder import Recorder
 from agents.runner.train import Callback, Run, train
@@ -74,6 +75,36 @@ def test_steps_must_be_positive():
     agent, tasks = start()
     with pytest.raises(ValueError, match="steps is 0"):
         train(agent, tasks, 0)
+
+
+@pytest.mark.parametrize("steps", [float("nan"), 1000.5, "1000", None])
+def test_steps_are_a_whole_number(steps):
+    agent, tasks = start()
+    with pytest.raises(TypeError, match=r"steps is .*: use a whole number"):
+        train(agent, tasks, steps)
+
+
+def test_intervals_that_would_show_at_the_end_are_refused_at_the_beginning(tmp_path):
+    tasks = VectorEnv([Scripted(5)])
+    for refused in (
+        lambda: Evaluate(tasks, every=-1),
+        lambda: Evaluate(tasks, episodes=0),
+        lambda: Checkpoint(tmp_path, every=-1),
+    ):
+        with pytest.raises(ValueError, match="use "):
+            refused()
+
+
+def test_the_final_evaluation_is_known_of_a_run_that_is_called_again(tmp_path):
+    found = []
+    for _ in range(2):
+        agent, tasks = start()
+        evaluate, checkpoint = Evaluate(envs.make("CartPole-v1"), 8, 2), Checkpoint(tmp_path)
+        run = train(agent, tasks, 32, [evaluate, checkpoint], restore=checkpoint.restore)
+        assert run.finished
+        assert evaluate.final is not None
+        found.append(evaluate.final.returns.tolist())
+    assert found[0] == found[1]
 
 
 def test_what_is_no_vector_env_or_no_callback_is_refused():

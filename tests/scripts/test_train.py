@@ -419,7 +419,7 @@ def test_resuming_what_was_not_begun_begins_it(run, tmp_path):
 def test_resuming_before_the_first_checkpoint_starts_over(run, tmp_path):
     run(*SHORT, "--out", "a")
     run(*SHORT, "--out", "b")
-    (tmp_path / "b" / "checkpoints" / "LATEST").unlink()
+    shutil.rmtree(tmp_path / "b" / "checkpoints")
     assert run(*SHORT, "--out", "b", "--resume")[0] == 0
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
@@ -482,6 +482,18 @@ def test_a_config_that_was_changed_is_refused(run, tmp_path, monkeypatch, step):
     code, out, err = run("--out", "x", "--resume")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "config.json was changed after it was written" in err
+    assert files(tmp_path) == before
+
+
+def test_checkpoints_of_which_none_is_named_the_last_are_refused_and_kept(run, tmp_path):
+    run(*SHORT, "--out", "x")
+    checkpoints = tmp_path / "x" / "checkpoints"
+    (checkpoints / "LATEST").unlink()
+    shutil.copytree(min(checkpoints.glob("[0-9]*")), checkpoints / "9")
+    before = files(tmp_path)
+    code, out, err = run(*SHORT, "--out", "x", "--resume")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "LATEST, which names the last of the checkpoints beside it, is gone" in err
     assert files(tmp_path) == before
 
 

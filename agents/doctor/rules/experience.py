@@ -107,8 +107,9 @@ def forgotten(h: History) -> Evidence | None:
     advice.extend(lower_lr(h, learner, 3.0, "or smaller steps"))
     advice.append(Advice("the best is kept: python scripts/evaluate.py RUN --best"))
     return Evidence(
-        f"Evaluations came to {means[peak]:.4g} around step {at[peak + window - 1]:,.0f} and end "
-        f"at {np.mean(last):.4g}: {lost:.0%} of what had been gained is lost.",
+        f"{window} evaluations in a row came to {means[peak]:.4g} on average around step "
+        f"{at[peak + window - 1]:,.0f}, the last {window} to {np.mean(last):.4g}: {lost:.0%} of "
+        "what had been gained is lost.",
         tuple(advice),
         "",
         "",

@@ -25,7 +25,9 @@ def overestimation(h: History) -> Evidence | None:
         value, bound = h.series("value_max", learner), h.series("value_bound", learner)
         if len(value.values) < FEWEST_ROWS or not bound or not bound.values[-1] > 0:
             continue
-        excess = value.values / np.interp(value.at, bound.at, bound.values)
+        limit = np.interp(value.at, bound.at, bound.values)
+        rewarded = limit > 0  # before the first reward anything is beyond it
+        excess = np.divide(value.values, limit, where=rewarded, out=np.zeros(len(limit)))
         size = float(np.median(excess[len(excess) // 2 :]))
         if size > most:
             wrong = excess > most
