@@ -638,8 +638,9 @@ class Agent:
         """The agent that `save` wrote to a file, or the last checkpoint of a run in its folder.
 
         A trunk of the user's own is to be given again. Raises CheckpointError when the file is not
-        whole, not ours, or of another agent.
+        whole, not ours, or of another agent, ValueError for a device that is not there.
         """
+        device = usable(device)
         path = agent_file(path)
         arrays, header = read_arrays(path)
         try:

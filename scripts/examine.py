@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_ranges(a, seed=(0, 2**63 - 1))
             if a.method is not None and a.explain is None:
                 raise BadInput(f"--method {a.method} is a way to explain: give --explain too")
+            if a.explain is not None and a.replay:
+                raise BadInput("--explain goes without --replay: give one of them")
             if a.unit is not None and (a.explain is not None or a.replay):
                 raise BadInput("--unit goes without --explain and --replay: give one of them")
             if not a.run.is_dir():

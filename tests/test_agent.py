@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agents import PPO, Agent, AgentConfig
+from agents import PPO, Agent, AgentConfig, load
 from agents.core.seeding import stream
 
 SPACES = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
@@ -34,9 +34,11 @@ def test_a_class_that_lacks_something_is_told_what():
 
 
 @pytest.mark.parametrize("device", ["meta", "nonsense"])
-def test_a_device_that_is_not_there_is_refused(device):
-    with pytest.raises(ValueError, match=rf"^device {device} cannot be used on this machine: use"):
-        PPO(*SPACES, device=device)
+def test_a_device_that_is_not_there_is_refused(device, tmp_path):
+    PPO(*SPACES).save(tmp_path / "agent")
+    for use in (lambda: PPO(*SPACES, device=device), lambda: load(tmp_path / "agent", device)):
+        with pytest.raises(ValueError, match=rf"^device {device} cannot be used on this machine"):
+            use()
 
 
 def test_numpys_whole_numbers_are_seeds(tmp_path):

@@ -22,6 +22,8 @@ SECONDS = 0.3
 """Updates are timed for as long in each try, and at least one of them."""
 PATIENCE = 30.0
 """Seconds after which nothing further is tried."""
+HOPELESS = 3.0
+"""A number of threads that took so many times as long as another is not tried again."""
 GAIN = 1.05
 """Further threads are to be that much faster: they are taken from whatever else runs here."""
 
@@ -46,6 +48,8 @@ def choose_threads(make: Callable[[], tuple[VectorEnv, Agent]], most: int | None
     for count in counts * ROUNDS:
         if times and time.perf_counter() > end:
             break
+        if min(times.get(count, [0.0])) > HOPELESS * min(map(min, times.values()), default=0.0):
+            continue
         torch.set_num_threads(count)
         times.setdefault(count, []).append(_seconds(agent, batch))
     best = fastest({count: min(seen) for count, seen in times.items()})

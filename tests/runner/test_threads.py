@@ -38,8 +38,23 @@ def test_more_threads_have_to_be_worth_it(seconds: dict[int, float], best: int) 
     assert fastest(seconds) == best
 
 
+def test_what_is_hopelessly_slow_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", tried.append)
+    monkeypatch.setattr(threads, "_seconds", lambda *_: {1: 1.0, 2: 30.0, 4: 0.9}[tried[-1]])
+
+    def make() -> Any:
+        tasks = envs.make("CartPole-v1", 4)
+        config = PPOConfig(rollout_size=16)
+        return tasks, PPO(tasks.observation_space, tasks.action_space, config)
+
+    assert choose_threads(make, most=4) == 4
+    assert tried == [1, 1, 2, 4] + [1, 4] * (threads.ROUNDS - 1) + [4]
+
+
 def test_a_measurement_ends_and_sets_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "SECONDS", 0.01)
+    monkeypatch.setattr(threads, "HOPELESS", float("inf"))  # who knows what else runs here
     tried: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", tried.append)
 

@@ -329,6 +329,7 @@ def test_bad_input_is_one_clear_line(run, tmp_path):
     refused(run(tmp_path, "--replay"), "holds no post-mortem")
     refused(run(tmp_path, "--gradients", 0), "--gradients is 0")
     refused(run(tmp_path, "--unit", "a:0", "--replay"), "--unit goes without")
+    refused(run(tmp_path, "--explain", "action", "--replay"), "--explain goes without")
     refused(run(tmp_path, "--method", "lrp"), "--method lrp is a way to explain: give --explain")
     (tmp_path / "postmortems" / "x").mkdir(parents=True)
     (tmp_path / "postmortems" / "x" / "report.json").write_text("{}")
