@@ -42,6 +42,8 @@ def test_frames_kept_once_are_learned_from_bit_for_bit_as_whole_stacks(cls):
 def test_a_replay_without_room_for_a_stack_of_each_environment_is_refused(cls):
     with stacked() as tasks:
         agent = small(cls, tasks, frames=3, buffer_size=8, batch_size=8, learning_starts=0)
-        tasks = VectorEnv([FrameStackObservation(gymnasium.make("CartPole-v1"), 3)] * 3)
+        tasks = VectorEnv(
+            [FrameStackObservation(gymnasium.make("CartPole-v1"), 3) for _ in range(3)]
+        )
         with pytest.raises(ValueError, match=r"^buffer_size is 8: use 9 or more, for stacks of 3"):
             train(agent, tasks, 100)
