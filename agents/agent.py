@@ -95,7 +95,7 @@ class AgentConfig:
             self.require(name, 0 <= given[name] <= 1, "a probability in [0, 1]")
         kind = given.get("exploration")
         if "temperature" in given:
-            self.require("temperature", given["temperature"] > 0, "a positive number")
+            self.require("temperature", given["temperature"] > 0, "a number above 0")
             if kind != "boltzmann":
                 self.require_default(f"with exploration {kind}", "temperature")
         if "duration_exponent" in given:

@@ -48,7 +48,7 @@ def choose_threads(make: Callable[[], tuple[VectorEnv, Agent]], most: int | None
     for count in counts * ROUNDS:
         if times and time.perf_counter() > end:
             break
-        if min(times.get(count, [0.0])) > HOPELESS * min(map(min, times.values()), default=0.0):
+        if count in times and min(times[count]) > HOPELESS * min(map(min, times.values())):
             continue
         torch.set_num_threads(count)
         times.setdefault(count, []).append(_seconds(agent, batch))

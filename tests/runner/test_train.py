@@ -86,13 +86,14 @@ def test_steps_are_a_whole_number(steps):
 
 def test_intervals_that_would_show_at_the_end_are_refused_at_the_beginning(tmp_path):
     tasks = VectorEnv([Scripted(5)])
-    for refused in (
-        lambda: Evaluate(tasks, every=-1),
-        lambda: Evaluate(tasks, episodes=0),
-        lambda: Checkpoint(tmp_path, every=-1),
+    with pytest.raises(ValueError, match="every is -1: use a number of steps, or 0 for never"):
+        Evaluate(tasks, every=-1)
+    with pytest.raises(
+        ValueError, match="episodes is 0 and max_episode_steps 10000: use 1 or more"
     ):
-        with pytest.raises(ValueError, match="use "):
-            refused()
+        Evaluate(tasks, episodes=0)
+    with pytest.raises(ValueError, match="every is -1: use a number of steps, or 0 for never"):
+        Checkpoint(tmp_path, every=-1)
 
 
 def test_the_final_evaluation_is_known_of_a_run_that_is_called_again(tmp_path):

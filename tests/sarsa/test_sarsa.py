@@ -164,7 +164,7 @@ def test_expected_sarsa_from_replay_values_the_policy_that_acts_now(double, expl
         (SARSA, {"td_lambda": 1.1}, r"td_lambda is 1\.1: use a number in"),
         (SARSA, {"td_lambda": float("nan")}, "td_lambda is nan"),
         (ExpectedSARSA, {"exploration": "greedy"}, "exploration is .greedy.: use epsilon_greedy"),
-        (ExpectedSARSA, {"temperature": 0.0}, r"temperature is 0\.0: use a positive number"),
+        (ExpectedSARSA, {"temperature": 0.0}, r"temperature is 0\.0: use a number above 0"),
         (PQN, {"td_lambda": -0.1}, r"td_lambda is -0\.1"),
         (PQN, {"td_lambda": 0.0, "watkins": True}, "watkins is True and td_lambda 0: .* no trace"),
         (PQN, {"batch_size": 0}, "batch_size is 0: use 1 or more"),
