@@ -188,6 +188,12 @@ class Agent:
             raise ValueError(
                 f"{self.name} takes a {self.Config.__name__}, not a {type(config).__name__}"
             )
+        for what, space in (("observation", observation_space), ("action", action_space)):
+            if not isinstance(space, spaces.Space):
+                raise TypeError(
+                    f"the {what} space is {space!r}: give a Gymnasium space, such as a VectorEnv "
+                    f"has as its {what}_space"
+                )
         self.observation_space = observation_space
         self.action_space = action_space
         self.config = config

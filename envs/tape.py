@@ -37,13 +37,25 @@ class Tape(gymnasium.Wrapper[Any, Any, Any, Any]):
         else:
             self._start = {"seed": seed}
         self._actions = []
-        return self.env.reset(seed=seed, options=options)
+        begun = self.env.reset(seed=seed, options=options)
+        if not (isinstance(begun, tuple) and len(begun) == 2):
+            raise ValueError(
+                f"{self.env} resets to a {type(begun).__name__}: Gymnasium's reset gives a pair, "
+                "(observation, info)"
+            )
+        return begun
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """One step, recorded."""
         if len(self._actions) <= LONGEST:
             self._actions.append(action)
-        return self.env.step(action)
+        happened = self.env.step(action)
+        if len(happened) != 5:
+            raise ValueError(
+                f"{self.env} gives {len(happened)} values for a step: Gymnasium's step gives five, "
+                "(observation, reward, terminated, truncated, info)"
+            )
+        return happened
 
     def state_dict(self) -> dict[str, Any]:
         """The recording; empty where the episode is longer than a tape."""

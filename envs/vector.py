@@ -50,8 +50,10 @@ class VectorEnv:
 
     Actions come in the structure of their space, each array with a leading axis `(N,)`.
 
-    Raises ValueError for actions that are none of Discrete, Box, MultiDiscrete, MultiBinary, flat
-    Dict and Tuple, and for a vector environment that does not tell its autoreset mode.
+    Raises TypeError for what is no environment, ValueError for actions that are none of Discrete,
+    Box, MultiDiscrete, MultiBinary, flat Dict and Tuple, and for a vector environment that does not
+    tell its autoreset mode. `reset` and `step` raise ValueError where an environment does not give
+    what its spaces and Gymnasium say.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class VectorEnv:
         if isinstance(env, gymnasium.vector.VectorEnv):
             self._envs = _Vectorized(env)
         else:
-            self._envs = _Looped([env] if isinstance(env, gymnasium.Env) else list(env))
+            self._envs = _Looped(_singles(env))
         known: Any = self._envs.singles if self._envs.singles else [env]
         self.id = _id(known[0])
         """Of the task with Gymnasium; the name of a class that has none."""
@@ -215,6 +217,17 @@ class VectorEnv:
 Judge = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Any]]
 
 
+def _singles(env: Any) -> list[gymnasium.Env[Any, Any]]:
+    envs = list(env) if isinstance(env, Sequence) and not isinstance(env, str) else [env]
+    for one in envs:
+        if not isinstance(one, gymnasium.Env):
+            raise TypeError(
+                f"{one!r} is no Gymnasium environment: give one, a sequence of them or a vector "
+                "environment; envs.make makes them by an id"
+            )
+    return envs
+
+
 def _id(env: Any) -> str:
     task = env.unwrapped
     return task.spec.id if task.spec is not None else type(task).__name__
@@ -280,7 +293,7 @@ class _Looped:
                 [e.reset()[0] if d else o for e, d, o in zip(self.envs, done, obs, strict=True)]
             )
         valid = np.ones(self.num_envs, bool)
-        return next_obs, np.array(rewards, float), terminated, truncated, valid, following
+        return next_obs, _numbers(rewards), terminated, truncated, valid, following
 
     def _batch(self, obs: Sequence[Any]) -> Any:
         return _concatenate(self.observation_space, obs)
@@ -331,7 +344,7 @@ class _Vectorized:
     def step(self, action: Any) -> tuple[Any, ...]:
         obs, rewards, terminations, truncations, info = self.env.step(action)
         next_obs = obs = self._own(obs)
-        reward = np.array(rewards, float)
+        reward = _numbers(rewards)
         terminated, truncated = np.array(terminations, bool), np.array(truncations, bool)
         valid, done = ~self.resetting, terminated | truncated
         if self.mode is AutoresetMode.NEXT_STEP:
@@ -433,9 +446,26 @@ def _fit(space: spaces.Space[Any], action: Any) -> Any:
     return np.asarray(action, space.dtype)
 
 
+def _numbers(rewards: Any) -> np.ndarray:
+    """Rewards as an array `(N,)`."""
+    numbers = np.array(rewards, float)
+    if numbers.ndim != 1:
+        raise ValueError(
+            f"an environment's reward is of shape {numbers.shape[1:]}: it has to be one number"
+        )
+    return numbers
+
+
 def _concatenate(space: spaces.Space[Any], rows: Sequence[Any]) -> Any:
     batch: Any = create_empty_array(space, len(rows))
-    return concatenate(space, rows, batch)
+    try:
+        return concatenate(space, rows, batch)
+    except (KeyError, TypeError, ValueError) as error:
+        shapes = [np.shape(row) for row in rows if space.shape not in (None, np.shape(row))]
+        what = f"of shape {shapes[0]}" if shapes else "that is not of its kind"
+        raise ValueError(
+            f"an observation {what} came from an environment whose observation space is {space}"
+        ) from error
 
 
 def _play(

@@ -1,10 +1,13 @@
 """What an agent cannot be made of is said in one line."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agents import PPO, Agent, AgentConfig, load
+import envs
+from agents import PPO, Agent, AgentConfig, PPOConfig, load
 from agents.core.seeding import stream
 
 SPACES = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
@@ -31,6 +34,16 @@ def test_a_class_that_lacks_something_is_told_what():
     ):
         with pytest.raises(TypeError, match=said):
             cls(*SPACES)
+
+
+def test_what_is_no_space_is_refused():
+    tasks: Any = envs.make("CartPole-v1")
+    config: Any = PPOConfig()
+    number: Any = 2
+    with pytest.raises(TypeError, match=r"^the observation space is .*, such as a VectorEnv has"):
+        PPO(tasks, config)
+    with pytest.raises(TypeError, match=r"^the action space is 2: give a Gymnasium space, such as"):
+        PPO(tasks.observation_space, number)
 
 
 @pytest.mark.parametrize("device", ["meta", "nonsense"])

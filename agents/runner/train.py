@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from agents.memory import Hindsight
 from agents.runner.evaluate import Evaluation, check_fit
 from envs.transition import Transition
 from envs.vector import VectorEnv
+
+
+class SkippedWarning(UserWarning):
+    """Some of a training's updates were not finite and changed nothing."""
 
 
 class Callback:
@@ -111,12 +116,17 @@ class Run:
             for hook in ("started", "learned", "updated", "stepped", "evaluated", "ended")
         }
         for learner in agent.learners.values():
-            learner.observer = self._observe if self._hooks["learned"] else None
+            learner.observer = self._observe if self.watched else None
 
     def stop(self, reason: str, interrupted: bool = False, failed: bool = False) -> None:
         """End the run after this step. The first reason counts."""
         if not self.stopped:
             self.stopped, self.interrupted, self.failed = reason, interrupted or failed, failed
+
+    @property
+    def watched(self) -> bool:
+        """Whether a callback is told of every step of an optimiser."""
+        return bool(self._hooks["learned"])
 
     @property
     def over(self) -> bool:
@@ -223,6 +233,8 @@ def train(
     `seed` (the agent's own if None) seeds the environments and exploration. `restore` puts a run
     back to where it was interrupted, as `Checkpoint.restore` does; one that was stopped for good,
     or has seen `steps` already, is left as it is. Returns the run, which tells why it ended.
+    Where no callback watches the updates, a SkippedWarning tells at the end of those of the agent
+    that were skipped.
 
     Raises ValueError for an agent that was made for other spaces, or has seen `steps` before.
     """
@@ -252,4 +264,19 @@ def train(
             learner.observer = None
         for callback in run.callbacks:
             callback.close()
+    if not run.watched:
+        _tell_of_skipped(agent)
     return run
+
+
+def _tell_of_skipped(agent: Agent) -> None:
+    """Say what a callback with the hook `learned` would have seen."""
+    for name, learner in agent.learners.items():
+        if learner.skipped:
+            made = learner.updates or "none"
+            warnings.warn(
+                f"{learner.skipped} updates of {name} were skipped, as not finite, and {made} "
+                "made; a Guard keeps the batches and stops such a run",
+                SkippedWarning,
+                stacklevel=3,
+            )

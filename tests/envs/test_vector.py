@@ -430,6 +430,61 @@ def as_lists(action: Any) -> Any:
 # What is refused --------------------------------------------------------------------------------
 
 
+class Broken(Lottery):
+    """Gives something else for a reset or a step than Gymnasium says."""
+
+    def __init__(self, begun: Any = None, happened: Any = None) -> None:
+        super().__init__("box")
+        self.begun, self.happened = begun, happened
+
+    def reset(self, **options: Any) -> Any:
+        begun = super().reset(**options)
+        return begun if self.begun is None else self.begun
+
+    def step(self, action: Any) -> Any:
+        happened = super().step(action)
+        return happened if self.happened is None else self.happened
+
+
+PLACED = np.zeros(2, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (
+            {"begun": PLACED},
+            r"resets to a ndarray: Gymnasium's reset gives a pair, \(observation, info",
+        ),
+        (
+            {"happened": (PLACED, 1.0, False, {})},
+            r"gives 4 values for a step: .* gives five, \(observ",
+        ),
+        (
+            {"happened": (PLACED, np.ones(1), False, False, {})},
+            r"shape \(1,\): it has to be one number",
+        ),
+        ({"begun": (PLACED[1:], {})}, r"^an observation of shape .* space is Box"),
+        ({"happened": ("x", 1.0, False, False, {})}, r"^an observation .* space is Box"),
+    ],
+)
+def test_what_is_not_as_gymnasium_has_it_is_named(given: Any, what: str) -> None:
+    tasks = VectorEnv([Broken(**given)])
+
+    def begin() -> None:
+        tasks.reset(seed=0)
+        tasks.step(np.zeros(1, int))
+
+    with pytest.raises(ValueError, match=what):
+        begin()
+
+
+@pytest.mark.parametrize("none", ["CartPole-v1", None, [None], Lottery])
+def test_what_is_no_environment_is_refused(none: Any) -> None:
+    with pytest.raises(TypeError, match=r"is no Gymnasium environment: give one, .*envs.make"):
+        VectorEnv(none)
+
+
 def test_what_cannot_be_stepped_is_refused() -> None:
     with pytest.raises(ValueError, match="no environments"):
         VectorEnv([])

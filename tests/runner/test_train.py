@@ -12,7 +12,7 @@ from agents.runner.callbacks import Evaluate
 from agents.runner.checkpoint import Checkpoint
 from agents.runner.evaluate import evaluate
 from agents.runner.recorder import Recorder
-from agents.runner.train import Callback, Run, train
+from agents.runner.train import Callback, Run, SkippedWarning, train
 from envs.vector import VectorEnv
 from tests.runner.fakes import Scripted, Tiny, TinyReplay, weights
 
@@ -82,6 +82,27 @@ def test_steps_are_a_whole_number(steps):
     agent, tasks = start()
     with pytest.raises(TypeError, match=r"steps is .*: use a whole number"):
         train(agent, tasks, steps)
+
+
+class Unpaid(gymnasium.RewardWrapper):
+    """Pays None, as a reward function that forgot its `return` does."""
+
+    def reward(self, reward):
+        return None
+
+
+def test_without_a_callback_that_watches_the_training_itself_tells_of_skipped_updates(tmp_path):
+    tasks = VectorEnv([Unpaid(gymnasium.make("CartPole-v1"))])
+    agent = Tiny(tasks.observation_space, tasks.action_space, AgentConfig())
+    with pytest.warns(
+        SkippedWarning, match=r"^4 updates of tiny were skipped, as not finite, and none made; "
+    ):
+        train(agent, tasks, 64)
+    train(agent, tasks, 128, [Recorder(tmp_path)])  # which counts them in updates.csv
+    assert agent.learners["tiny"].skipped == 8
+    agent, tasks = start()
+    train(agent, tasks, 64)  # and of good ones it says nothing
+    assert agent.learners["tiny"].updates == 4
 
 
 def test_intervals_that_would_show_at_the_end_are_refused_at_the_beginning(tmp_path):
