@@ -67,6 +67,7 @@ class Checkpoint(Callback):
         if run.callbacks[-1] is not self:
             raise ValueError("Checkpoint has to be the last callback, to save the others' state")
         run.agent.check_name()  # now, not at the first checkpoint
+        self.folder.mkdir(parents=True, exist_ok=True)
         if not self.manifest["name"] and (self.folder / "LATEST").exists():
             raise ValueError(
                 f"{self.folder} holds another run, whose checkpoints would be lost: go on with "

@@ -60,6 +60,7 @@ class Guard(Callback):
 
     def started(self, run: Run) -> None:
         run.agent.check_name()  # now, not when a post-mortem is written
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def learned(self, run: Run, learner: Learner, step: Step) -> None:
         if not step.skipped:

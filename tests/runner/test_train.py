@@ -11,6 +11,7 @@ from agents.agent import AgentConfig
 from agents.runner.callbacks import Evaluate
 from agents.runner.checkpoint import Checkpoint
 from agents.runner.evaluate import evaluate
+from agents.runner.guard import Guard
 from agents.runner.recorder import Recorder
 from agents.runner.train import Callback, Run, SkippedWarning, train
 from envs.vector import VectorEnv
@@ -115,6 +116,15 @@ def test_intervals_that_would_show_at_the_end_are_refused_at_the_beginning(tmp_p
         Evaluate(tasks, episodes=0)
     with pytest.raises(ValueError, match="every is -1: use a number of steps, or 0 for never"):
         Checkpoint(tmp_path, every=-1)
+
+
+@pytest.mark.parametrize("kind", [Recorder, Checkpoint, Guard])
+def test_a_folder_that_cannot_be_is_found_before_the_training(kind, tmp_path):
+    (tmp_path / "file").touch()
+    agent, tasks = start()
+    with pytest.raises(OSError, match="file"):
+        train(agent, tasks, 64, [kind(tmp_path / "file")])
+    assert agent.steps == 0
 
 
 def test_the_final_evaluation_is_known_of_a_run_that_is_called_again(tmp_path):
