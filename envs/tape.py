@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import gymnasium
@@ -48,7 +49,8 @@ class Tape(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """One step, recorded."""
         if len(self._actions) <= LONGEST:
-            self._actions.append(action)
+            # a copy, whatever the environment does to its own; one number cannot be changed
+            self._actions.append(action if isinstance(action, np.generic) else deepcopy(action))
         happened = self.env.step(action)
         if len(happened) != 5:
             raise ValueError(

@@ -12,8 +12,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+from gymnasium.wrappers import NormalizeReward
 
 from envs.classic import ClassicVectorEnv
 from envs.seeds import spread
@@ -143,7 +144,8 @@ class VectorEnv:
         where the task has no `compute_terminated`; both as Gymnasium-Robotics has them. They are
         asked of M goals at once, or one by one where they cannot do so; `info` is always empty.
 
-        Raises ValueError where the environments have no `compute_reward`.
+        Raises ValueError where the environments have no `compute_reward`, or a wrapper changes what
+        it gives.
         """
         single = self._envs.singles[0] if self._envs.singles else None
         if single is None or not single.has_wrapper_attr("compute_reward"):
@@ -151,6 +153,12 @@ class VectorEnv:
                 "the environments do not say how they reward goals: they need a method "
                 "compute_reward(achieved_goal, desired_goal, info), and to be single ones"
             )
+        for wrapper in _wrappers(single):
+            if isinstance(wrapper, gymnasium.RewardWrapper | NormalizeReward):
+                raise ValueError(
+                    f"{type(wrapper).__name__} changes the rewards, which compute_reward does not: "
+                    "goals in hindsight need them as the environment gives them"
+                )
         pays = single.get_wrapper_attr("compute_reward")
         ends = (
             single.get_wrapper_attr("compute_terminated")
@@ -231,6 +239,12 @@ def _singles(env: Any) -> list[gymnasium.Env[Any, Any]]:
 def _id(env: Any) -> str:
     task = env.unwrapped
     return task.spec.id if task.spec is not None else type(task).__name__
+
+
+def _wrappers(env: gymnasium.Env[Any, Any]) -> Iterator[gymnasium.Env[Any, Any]]:
+    while isinstance(env, gymnasium.Wrapper):
+        yield env
+        env = env.env
 
 
 def _as_registered(env: Any) -> bool:
@@ -328,9 +342,11 @@ class _Vectorized:
         self.action_space = env.single_action_space
         self.resetting = np.zeros(self.num_envs, bool)
         """Environments that will spend the next step on resetting themselves."""
-        # Gymnasium's own vector forms say whether they copy; what another one does nobody knows.
-        copies = type(env) is CartPoleVectorEnv or getattr(env.unwrapped, "copy", False)
-        self._reuses_arrays = not copies
+        # Gymnasium's own vector forms say whether they copy; what others do, or a wrapper around
+        # one, nobody knows.
+        gymnasiums = type(env) in (SyncVectorEnv, AsyncVectorEnv, CartPoleVectorEnv)
+        known = gymnasiums or isinstance(env, ClassicVectorEnv)
+        self._reuses_arrays = not (known and getattr(env, "copy", True))
         self.singles: list[gymnasium.Env[Any, Any]] = []
         if type(env) is SyncVectorEnv:
             self.singles = list(env.envs)
@@ -409,14 +425,17 @@ class _Vectorized:
 
 def _rows(function: Any, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
     """A function of goals for M of them: all at once if it can, else one by one."""
+    count = len(achieved)
+    if achieved.shape[1:2] == (count,):  # where what sums over the wrong axis gives as many
+        achieved, desired = (np.concatenate([goals, goals[:1]]) for goals in (achieved, desired))
     try:
         found = np.asarray(function(achieved, desired, {}))
-    except (ValueError, TypeError):  # as of an `if`, or math.dist, that is given arrays
+    except (ValueError, TypeError, IndexError):  # as of an `if`, or math.dist, given arrays
         found = np.empty(())
     if found.shape != (len(achieved),):
         pairs = zip(achieved, desired, strict=True)
         found = np.array([function(one, other, {}) for one, other in pairs])
-    return found
+    return found[:count]
 
 
 _CARTPOLE = ("state", "steps", "prev_done", "low", "high")
@@ -443,7 +462,7 @@ def _fit(space: spaces.Space[Any], action: Any) -> Any:
         return {key: _fit(part, action[key]) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(_fit(part, a) for part, a in zip(space.spaces, action, strict=True))
-    return np.asarray(action, space.dtype)
+    return np.array(action, space.dtype)  # a copy, whatever an environment does to its own
 
 
 def _numbers(rewards: Any) -> np.ndarray:

@@ -410,9 +410,9 @@ class Replay:
         return index
 
     def check_room(self, num_envs: int) -> None:
-        """Raise ValueError where the steps of so many environments leave no stack whole, or no
-        return of n steps."""
-        if self.capacity < (least := (self.n_step - 1) * num_envs + 1):
+        """Raise ValueError where a step of so many environments does not fit, or their steps leave
+        no stack whole, or no return of n steps."""
+        if self.capacity < (least := max((self.n_step - 1) * num_envs + 1, num_envs)):
             raise ValueError(
                 f"buffer_size is {self.capacity}: use {least} or more, for n_step {self.n_step} in "
                 f"each of {num_envs} environments"

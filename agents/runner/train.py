@@ -91,7 +91,10 @@ class Run:
         self.steps = steps
         self.callbacks = list(callbacks)
         self.seed = agent.seed if seed is None else seed
-        self.actor = agent.actor(envs.num_envs, explore=True, seed=self.seed)
+        self.fresh_seed = derived(self.seed, f"from {agent.steps}") if agent.steps else self.seed
+        """Of the environments and of exploration: another one each time that an agent is trained,
+        or it would meet the same episodes again."""
+        self.actor = agent.actor(envs.num_envs, explore=True, seed=self.fresh_seed)
         self.previous_steps = 0
         """The agent's steps before the last one of the environments."""
         self.batch: Transition | None = None
@@ -230,16 +233,17 @@ def train(
 ) -> Run:
     """Train `agent` in `envs` until it has seen `steps` valid steps in all.
 
-    `seed` (the agent's own if None) seeds the environments and exploration. `restore` puts a run
-    back to where it was interrupted, as `Checkpoint.restore` does; one that was stopped for good,
-    or has seen `steps` already, is left as it is. Returns the run, which tells why it ended.
+    `seed` (the agent's own if None) seeds the environments and exploration, together with the steps
+    that the agent has seen before, so that no training repeats another. `restore` puts a run back
+    to where it was interrupted, as `Checkpoint.restore` does; one that was stopped for good, or has
+    seen `steps` already, is left as it is. Returns the run, which tells why it ended.
     Where no callback watches the updates, a SkippedWarning tells at the end of those of the agent
     that were skipped.
 
     Raises ValueError for an agent that was made for other spaces, or has seen `steps` before.
     """
     run = Run(agent, envs, steps, callbacks, seed)
-    envs.reset(derived(run.seed, "environment"))
+    envs.reset(derived(run.fresh_seed, "environment"))
     agent.cut(np.ones(envs.num_envs, bool))  # what an earlier training left unfinished
     try:
         if restore is not None:

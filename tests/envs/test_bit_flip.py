@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import NormalizeReward, OrderEnforcing, TransformReward
 
 import envs
 from envs.bit_flip import ID, BitFlip
@@ -80,6 +81,21 @@ class Converting(Corridor):
         return -float(np.abs(achieved - desired).max(axis=-1))
 
 
+class Adding(Corridor):
+    """Adds up over the first axis, which is the goal's for one alone."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> float:
+        return -sum(achieved != desired)
+
+
+class Looking(Corridor):
+    """Looks up what a place pays."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> float:
+        table = np.array([[0.0, -1.0], [-1.0, -2.0]])
+        return table[abs(achieved[0] - desired[0]), abs(achieved[1] - desired[1])]
+
+
 class Wrong(Corridor):
     """Cannot judge at all."""
 
@@ -87,12 +103,31 @@ class Wrong(Corridor):
         raise TypeError("no such goals")
 
 
-@pytest.mark.parametrize("task", [Corridor, Branching, Measuring, Converting])
+@pytest.mark.parametrize("task", [Corridor, Branching, Measuring, Converting, Adding, Looking])
 def test_a_task_that_judges_one_goal_at_a_time_is_asked_one_by_one(task: Any) -> None:
     with envs.VectorEnv([task(gymnasium.make(ID, bits=2))]) as tasks:
         judged = tasks.judge(np.array([[0, 1], [1, 1]]), np.array([[0, 1], [0, 1]]))
+        apart = tasks.judge(np.eye(2, dtype=int), np.zeros((2, 2), int))
+        three = tasks.judge(*np.zeros((2, 3, 2), int))
     assert judged[0].tolist() == [0.0, -1.0]
     assert judged[1].tolist() == [True, False]
+    assert apart[0].tolist() == [-1.0, -1.0]
+    assert three[0].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda env: TransformReward(env, lambda reward: 10 * float(reward)),
+        lambda env: OrderEnforcing(NormalizeReward(env)),
+    ],
+)
+def test_a_wrapper_that_changes_rewards_is_refused_where_goals_are_judged(wrap: Any) -> None:
+    with (
+        envs.VectorEnv(wrap(gymnasium.make(ID, bits=2))) as tasks,
+        pytest.raises(ValueError, match=r"^\w+Reward changes the rewards, which compute_reward do"),
+    ):
+        _ = tasks.judge
 
 
 def test_what_is_wrong_with_a_single_goal_too_is_raised() -> None:

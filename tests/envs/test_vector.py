@@ -366,6 +366,49 @@ def test_nothing_given_out_changes_when_a_foreign_environment_reuses_its_array()
         assert [float(step.next_obs[0, 0]) for step in steps] == [1, 2, 0, 1, 2, 0]
 
 
+class Doubled(gymnasium.vector.VectorWrapper):
+    """Gives out its own array over and over, around one that copies."""
+
+    def reset(self, **options: Any) -> Any:
+        obs, info = self.env.reset(**options)
+        self.given = 2 * obs
+        return self.given, info
+
+    def step(self, actions: Any) -> Any:
+        obs, *rest = self.env.step(actions)
+        return np.multiply(obs, 2, out=self.given), *rest
+
+
+def test_nothing_given_out_changes_when_a_wrapper_reuses_its_array() -> None:
+    with VectorEnv(Doubled(SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2))) as tasks:
+        first = tasks.reset(0).copy()
+        step, _ = tasks.step(np.zeros(2, int))
+        assert np.array_equal(step.obs, first)
+        assert not np.array_equal(step.obs, step.next_obs)
+
+
+class Spender(Lottery):
+    """Changes the action that it was given."""
+
+    def step(self, action: Any) -> Any:
+        happened = super().step(action)
+        action *= 2
+        return happened
+
+
+@pytest.mark.parametrize("actions", [spaces.MultiDiscrete([5, 5]), spaces.Box(-9, 9, (2,))])
+def test_what_an_environment_does_to_its_action_changes_no_transition(actions: Any) -> None:
+    given = np.ones((1, 2), actions.dtype)
+    with VectorEnv(Spender("box", actions)) as tasks:
+        tasks.reset(1)
+        step, _ = tasks.step(given)
+        assert np.array_equal(step.action, np.ones((1, 2)))
+        assert not step.done.any()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RestoreWarning)
+            assert tasks.load_state_dict(tasks.state_dict()).all()
+
+
 def test_what_a_step_pays_that_is_no_transition_is_not_in_the_return() -> None:
     with VectorEnv(InPlace()) as tasks:
         tasks.reset(0)

@@ -378,6 +378,14 @@ def test_with_the_room_that_it_asks_for_a_return_has_n_steps_and_with_less_none_
         assert int(torch.as_tensor(rows.steps).max()) == most
 
 
+def test_one_step_of_all_environments_has_to_fit():
+    chances = {"end": 0.0, "idle": 0.0, "jump": 0.0, "nan": 0.0}
+    script = Script("beside", 5, np.random.default_rng(0), chances)
+    new(script, 5).check_room(5)
+    with pytest.raises(ValueError, match=r"^buffer_size is 4: use 5 or more, for n_step 1 in each"):
+        new(script, 4).check_room(5)
+
+
 @given(frames=st.sampled_from([("frames", 3), ("two", 2)]), envs=st.integers(1, 5), extra=SIZES)
 @many
 def test_with_the_room_that_it_asks_for_a_stack_is_always_whole(frames, envs, extra):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import envs
+from agents import DQN
 from agents.agent import AgentConfig
 from agents.runner.callbacks import Evaluate
 from agents.runner.checkpoint import Checkpoint
@@ -70,6 +71,28 @@ def test_a_run_ends_where_its_steps_are_done():
         train(agent, tasks, 12)
     train(agent, tasks, 13)
     assert agent.steps == 15
+
+
+def test_a_second_training_meets_other_episodes_and_draws_other_actions():
+    class Seen(Callback):
+        def __init__(self):
+            self.obs, self.actions = [], []
+
+        def stepped(self, run, transition):
+            self.obs.append(transition.obs.tolist())
+            self.actions.append(transition.action.tolist())
+
+    tasks = envs.make("CartPole-v1", num_envs=2)
+    seen = []
+    for _ in range(2):
+        agent = DQN(tasks.observation_space, tasks.action_space)  # which acts at random at first
+        for steps in (60, 120):
+            seen.append(Seen())
+            train(agent, tasks, steps, [seen[-1]])
+    assert (seen[0].obs, seen[0].actions) == (seen[2].obs, seen[2].actions)
+    assert (seen[1].obs, seen[1].actions) == (seen[3].obs, seen[3].actions)
+    assert seen[0].obs[0] != seen[1].obs[0]
+    assert seen[0].actions != seen[1].actions
 
 
 def test_steps_must_be_positive():
