@@ -345,8 +345,8 @@ class _Vectorized:
         # Gymnasium's own vector forms say whether they copy; what others do, or a wrapper around
         # one, nobody knows.
         gymnasiums = type(env) in (SyncVectorEnv, AsyncVectorEnv, CartPoleVectorEnv)
-        known = gymnasiums or isinstance(env, ClassicVectorEnv)
-        self._reuses_arrays = not (known and getattr(env, "copy", True))
+        trusted = gymnasiums or isinstance(env, ClassicVectorEnv)
+        self._reuses_arrays = not (trusted and getattr(env, "copy", True))
         self.singles: list[gymnasium.Env[Any, Any]] = []
         if type(env) is SyncVectorEnv:
             self.singles = list(env.envs)
