@@ -50,7 +50,8 @@ class Record(NamedTuple):
     samples: np.ndarray
     """What `Statistics.samples` names."""
     grad_norm: float
-    update: int
+    averaged: int
+    """Steps since the optimiser's moments were 0."""
     units: tuple[int, ...]
     """How many numbers each watched module has left; 0 where it was not run."""
 
@@ -147,10 +148,9 @@ class GradientStatistics:
         self,
         moments: Mapping[str, Tensor],
         grad_norm: float,
-        update: int,
         aux: Mapping[str, Tensor],
     ) -> Record:
-        """Finish the record with the step that was taken. One transfer from the device."""
+        """Finish the record with the step that was taken."""
         gradient, old, last = self._kept
         # The norm of the signs counts the entries that are not 0.
         rows = _array(torch.stack([gradient, old, gradient.sign(), self.flat.vector - old]))
@@ -166,7 +166,8 @@ class GradientStatistics:
         start = sum(map(len, samples))
         spread = _spread(numbers[:errors], numbers[errors:start])
         units = tuple(len(parts[0]) if parts else 0 for parts in activity)
-        return Record(numbers[start:], spread, grad_norm, update, units)
+        averaged = int(moments["step"]) if "step" in moments else 0
+        return Record(numbers[start:], spread, grad_norm, averaged, units)
 
     def _norms(self, rows: Array) -> Array:
         """The norm of each segment of each row."""
@@ -209,18 +210,15 @@ class GradientStatistics:
             whole = np.full((len(records), 4), math.nan)
             whole[:, 0] = along / (grad_norm * previous)
             if moments:
-                update = np.array([record.update for record in records])
-                signal = moments[0] / (1 - self.betas[0] ** update) ** 2
-                whole[:, 1] = signal / (moments[1] / (1 - self.betas[1] ** update))
+                averaged = np.array([record.averaged for record in records])
+                signal = moments[0] / (1 - self.betas[0] ** averaged) ** 2
+                whole[:, 1] = signal / (moments[1] / (1 - self.betas[1] ** averaged))
             whole[:, 2:] = samples[:, :2]
-            units = self._units(records, sums)
-            run = units == units
-            seen = np.add.reduceat(np.where(run, units, 0.0), first, 1)
-            seen /= np.add.reduceat(run, first, 1, dtype=np.int64)
+            seen = _means(self._units(records, sums), first, 1)
+            wholes = _means(whole, first, 0).tolist()
         means = np.add.reduceat(np.array([*columns.values()]), first, 1) / counts[:, None]
         names = (*columns, "dormant", "feature_norm")
         layers = np.concatenate([means, seen]).swapaxes(0, 1).tolist()  # of each group
-        wholes = (np.add.reduceat(whole, first, 0) / counts[:, None]).tolist()
         largest = np.maximum.reduceat(samples[:, 2:], first, 0).tolist()
         return [
             Statistics(
@@ -265,6 +263,14 @@ def _joined(first: list[Array], scalars: list[Array], last: list[Array]) -> np.n
     if isinstance(first[0], Tensor):
         return torch.cat([*first, torch.stack(scalars), *last]).cpu().numpy()
     return np.concatenate([*first, scalars, *last], dtype=np.float32)
+
+
+def _means(values: np.ndarray, first: np.ndarray, axis: int) -> np.ndarray:
+    """Over each group of records, those that have none (nan) left out."""
+    known = values == values
+    total = np.add.reduceat(np.where(known, values, 0.0), first, axis)
+    means: np.ndarray = total / np.add.reduceat(known, first, axis, dtype=np.int64)
+    return means
 
 
 def _samples(aux: Mapping[str, Tensor]) -> tuple[list[Array], int]:

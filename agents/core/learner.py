@@ -217,7 +217,7 @@ class Learner:
             self._decaying.mul_(1.0 - step.lr * self.config.decay)
         optimizers.step(self.config, self.flat.vector, direction, self.moments, step.lr)
         if recording:
-            step.record = self.statistics.after(self.moments, step.grad_norm, step.update, step.aux)
+            step.record = self.statistics.after(self.moments, step.grad_norm, step.aux)
 
     @property
     def _decaying(self) -> Tensor:

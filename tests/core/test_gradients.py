@@ -203,6 +203,19 @@ def test_the_signal_to_noise_is_that_of_the_corrected_moments_of_adam():
         assert snr == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_moments_put_back_to_younger_ones_are_corrected_as_these():
+    network, other = build(), build()
+    learner, fresh = (Learner({"net": net}, OptimConfig(stats_every=1)) for net in (network, other))
+    young = learner.state_dict()
+    for obs in OBS.split(4):
+        learn(learner, loss_of(network), obs)
+    learner.load_state_dict(young | {"updates": learner.updates})  # as a rollback does
+    step, statistics = learn(learner, loss_of(network), OBS)
+    assert step.update == len(OBS.split(4)) + 1
+    expected = learn(fresh, loss_of(other), OBS)[1].snr
+    assert statistics.snr == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adagrad"])
 def test_without_adam_there_is_no_signal_to_noise(optimizer):
     network = build()
@@ -235,6 +248,16 @@ def test_a_summary_is_the_mean_of_its_records():
         np.testing.assert_allclose(values, mean, rtol=1e-6)
     assert whole.cosine == pytest.approx(np.mean([single.cosine for single in singles]))
     assert whole.snr == pytest.approx(np.mean([single.snr for single in singles]))
+
+
+def test_the_mean_cosine_leaves_out_the_first_update_which_has_none():
+    network = build()
+    learner = Learner({"net": network}, OptimConfig(stats_every=1))
+    records = [learner.minimize(loss_of(network), obs).record for obs in OBS.split(4)]
+    first, *others = (record for record in records if record is not None)
+    assert np.isnan(learner.statistics.summary([first]).cosine)
+    found = learner.statistics.summary([first, *others]).cosine
+    assert found == learner.statistics.summary(others).cosine
 
 
 def test_summaries_of_groups_are_those_of_each():
