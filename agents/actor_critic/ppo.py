@@ -112,8 +112,9 @@ class PPO(Agent):
     def update(self, batch: Transition) -> Metrics:
         # The weights are still those that acted: they give the old log-probabilities and values.
         # A row keeps its dropout mask in all epochs, and all are in one precision: the ratio begins
-        # at 1. (Acting drops nothing: with dropout the data are not quite the policy's.) A state's
-        # value drops nothing either: as a baseline it has to be the one it is as a successor.
+        # at 1 (but for rounding, of a recurrent network in bfloat16). Acting drops nothing: with
+        # dropout the data are not quite the policy's. A state's value drops nothing either: as a
+        # baseline it has to be the one it is as a successor.
         noise = self.network.sample_noise(tuple(batch.reward.shape), self.noise) or []
         with torch.no_grad(), self.learner.precision():
             output = self.network(batch.obs, noise, state=batch.extras.get("state"))

@@ -244,13 +244,15 @@ class Joint:
     @property
     def head(self) -> Head:
         heads = [part.head for part in self.parts]
+        masked = all(h.masked for h in heads)
         free = [h.log_std for h in heads for _ in range(h.size or 0) if h.log_std is not None]
         return Head(
             sum(h.size or 0 for h in heads),
             gain=0.01,
             log_std=free[0] if free else None,
             log_stds=len(free) if free else None,
-            masked=all(h.masked for h in heads),
+            masked=masked,
+            choices=tuple(h.size or 0 for h in heads) if masked else None,
         )
 
     def _split(self, output: Array, join: Callable[[list[Array]], Array]) -> Iterator[Array]:

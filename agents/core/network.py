@@ -173,6 +173,9 @@ class Head:
     """Where the observation has an `action_mask`, the numbers of actions that it forbids are
     `FORBIDDEN`: their probability is 0, none is the best, and they have no gradient. One that
     forbids all, as after the end of an episode, is not heeded: there is nothing to choose."""
+    choices: tuple[int, ...] | None = None
+    """Of how many actions each of several choices is, where the numbers are of more than one: a
+    mask may forbid all of one."""
     atoms: int | None = None
     """Numbers for each action: probabilities of a support, or quantiles."""
     cosines: int = 0
@@ -331,10 +334,11 @@ class Network(nn.Module):
         if self._masked:
             rows = obs.obs.flatten(0, 1)[obs.rows] if isinstance(obs, History) else obs
             allowed = rows[..., self.observations.mask] > 0
-            allowed = allowed | ~allowed.any(-1, keepdim=True)
             for name in self._masked.keys() & outputs.keys():
                 head = self._masked[name]
-                own = allowed.unsqueeze(-1) if head.atoms or head.cosines else allowed
+                parts = allowed.split(head.choices or allowed.shape[-1], -1)
+                own = torch.cat([part | ~part.any(-1, keepdim=True) for part in parts], -1)
+                own = own.unsqueeze(-1) if head.atoms or head.cosines else own
                 outputs[name] = torch.where(own, outputs[name], FORBIDDEN)
         return outputs
 
@@ -601,8 +605,10 @@ class _HeadLayer(Dense):
             features, std = x.detach(), self.log_std.exp()  # the features are not learned from it
             if gsde is not None:
                 y = y + (features.unsqueeze(-2) @ (std * gsde)).squeeze(-2)
-            variance = features.square() @ std.square()
-            return torch.cat([y, 0.5 * torch.log(variance + LEAST_VARIANCE)], dim=-1)
+            with torch.autocast(x.device.type, enabled=False):  # or steps of the spread are lost
+                variance = features.float().square() @ std.square()
+                log_std = 0.5 * torch.log(variance + LEAST_VARIANCE)
+            return torch.cat([y, log_std], dim=-1)
         if self.log_std is not None:
             return torch.cat([y, self.log_std.expand(*y.shape[:-1], -1)], dim=-1)
         if head.atoms is not None:

@@ -72,6 +72,16 @@ def test_what_gsde_draws_has_the_distribution_that_its_head_tells():
     np.testing.assert_allclose(np.exp(2 * log_std), variance, rtol=1e-4)
 
 
+def test_in_bfloat16_the_spread_of_gsde_keeps_what_a_step_changes():
+    policy, network = gsde()
+    obs = torch.from_numpy(SEEN)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = policy.parts(network(obs)["policy"])[1]
+        network.heads["policy"].log_std.add_(1e-3)
+        after = policy.parts(network(obs)["policy"])[1]
+    torch.testing.assert_close(after - before, torch.full_like(before, 1e-3), rtol=0.05, atol=0.0)
+
+
 def test_noise_is_no_byte_where_observations_are():
     policy, network = gsde(space=spaces.Box(0, 255, (10, 10, 2), np.uint8))
     count, rng = 4_000, np.random.default_rng(0)
@@ -201,6 +211,24 @@ def test_a_forbidden_action_has_no_probability_no_entropy_and_no_gradient():
     assert rows[[0, 2]].abs().sum(1).min() > 0
     assert not rows[[1, 3]].any()
     assert not network.heads["policy"].bias.grad[[1, 3]].any()
+
+
+def test_a_choice_of_which_nothing_is_allowed_is_made_as_without_a_mask():
+    space = spaces.Dict({"observation": BOX, "action_mask": spaces.MultiBinary(5)})
+    policy = policy_for(spaces.MultiDiscrete([2, 3]))
+    network = Network(space, {"policy": policy.head})
+    obs = np.tile(np.concatenate([[1, 0, 0, 0, 0], SEEN[0]]).astype(np.float32), (2000, 1))
+    actions = drawn(policy, network, obs, {}, np.random.default_rng(0))
+    counts = np.bincount(actions[:, 1], minlength=3)
+    assert not actions[:, 0].any()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(obs[:3]))["policy"]
+        every = torch.tensor([[0, 0], [0, 1], [0, 2]])
+        expected = policy.log_prob(logits, every).exp().double().numpy()
+        assert expected.sum() == pytest.approx(1.0)
+        assert stats.chisquare(counts, 2000 * expected / expected.sum()).pvalue > 0.001
+        free = torch.distributions.Categorical(logits=logits[0, 2:])
+        torch.testing.assert_close(policy.entropy(logits)[0], free.entropy())
 
 
 def test_the_value_does_not_depend_on_what_is_masked_but_for_reading_it():
