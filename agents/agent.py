@@ -184,9 +184,10 @@ class Agent:
             if not hasattr(type(self), name):
                 raise TypeError(f"{type(self).__name__} has no {name}: give it one, as Agent says")
         config = config if config is not None else self.Config()
-        if not isinstance(config, self.Config):
+        if type(config) is not self.Config:  # another could not be loaded as what it is
             raise ValueError(
-                f"{self.name} takes a {self.Config.__name__}, not a {type(config).__name__}"
+                f"{self.name} takes a {self.Config.__name__}, not a {type(config).__name__}: give "
+                "one, or make a class with the other for its Config"
             )
         for what, space in (("observation", observation_space), ("action", action_space)):
             if not isinstance(space, spaces.Space):

@@ -1,5 +1,6 @@
 """What an agent cannot be made of is said in one line."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,18 @@ def test_what_is_no_space_is_refused():
         PPO(tasks, config)
     with pytest.raises(TypeError, match=r"^the action space is 2: give a Gymnasium space, such as"):
         PPO(tasks.observation_space, number)
+
+
+def test_a_config_that_could_not_be_loaded_as_what_it_is_is_refused():
+    @dataclass(frozen=True)
+    class Richer(PPOConfig):
+        bonus: float = 0.5
+
+    class Rich(PPO):
+        name = "rich"
+
+    with pytest.raises(ValueError, match=r"^rich takes a PPOConfig, not a Richer: .* its Config"):
+        Rich(*SPACES, Richer())
 
 
 @pytest.mark.parametrize("device", ["meta", "nonsense"])

@@ -23,6 +23,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from agents.agent import Agent
 from agents.core.files import (
     FORMAT,
     CheckpointError,
@@ -35,6 +36,7 @@ from agents.core.files import (
 from agents.core.manifest import Manifest, read_manifest, sha256, verify
 from agents.memory import Replay
 from agents.runner.evaluate import Evaluation
+from agents.runner.registry import check_name
 from agents.runner.results import difference, read_run
 from agents.runner.train import Callback, Run, check_every
 
@@ -62,12 +64,18 @@ class Checkpoint(Callback):
         self.evaluation = ""
         self._best: dict[str, Any] | None = None
         self._due = False
+        self._agent: Agent | None = None
 
     def started(self, run: Run) -> None:
         if run.callbacks[-1] is not self:
             raise ValueError("Checkpoint has to be the last callback, to save the others' state")
-        run.agent.check_name()  # now, not at the first checkpoint
+        check_name(run.agent)  # now, not at the first checkpoint
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not run.restoring and self._agent not in (None, run.agent):
+            raise ValueError(
+                f"this Checkpoint has another agent's in {self.folder}: make a new one"
+            )
+        self._agent = run.agent
         if not self.manifest["name"] and (self.folder / "LATEST").exists():
             raise ValueError(
                 f"{self.folder} holds another run, whose checkpoints would be lost: go on with "
@@ -164,8 +172,8 @@ class Checkpoint(Callback):
         that is not the one that the folder's config.json tells of: another agent, environment,
         seed, number of environments or setting.
         """
-        self._check_same(run)
         manifest = read_manifest(self.folder.parent)
+        self._check_same(run, manifest)
         if manifest is None:
             return
         folder = self.folder / manifest["name"]
@@ -191,13 +199,16 @@ class Checkpoint(Callback):
         if manifest["finished"] and manifest["stopped"]:
             run.stop(manifest["stopped"])
 
-    def _check_same(self, run: Run) -> None:
+    def _check_same(self, run: Run, manifest: Manifest | None) -> None:
         """Raise CheckpointError for the first thing in which the run is not the folder's."""
+        now = run.to_json()
         try:
             begun = read_run(self.folder.parent).config
-        except ValueError:  # there is none, or it is no run's: no Recorder wrote it
-            return
-        now = run.to_json()
+        except ValueError:  # no Recorder wrote it: the agent's own file tells less
+            if manifest is None:
+                return
+            begun = read_arrays(self.folder / manifest["name"] / "agent.safetensors")[1]
+            now["seed"] = run.agent.seed
         names = [name for name in SAME if name in begun]
         if found := difference({n: now[n] for n in names}, {n: begun[n] for n in names}):
             name, value, before = found

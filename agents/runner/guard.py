@@ -11,6 +11,7 @@ from agents.core.files import join_state, read_arrays
 from agents.core.learner import Learner, Step
 from agents.runner import postmortem
 from agents.runner.checkpoint import Checkpoint
+from agents.runner.registry import check_name
 from agents.runner.train import Callback, Run
 from envs.transition import Transition
 
@@ -59,7 +60,7 @@ class Guard(Callback):
         self._due = ""
 
     def started(self, run: Run) -> None:
-        run.agent.check_name()  # now, not when a post-mortem is written
+        check_name(run.agent)  # now, not when a post-mortem is written
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def learned(self, run: Run, learner: Learner, step: Step) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from agents.agent import Metrics
+from agents.agent import Agent, Metrics
 from agents.core.distributions import largest_entropy
 from agents.core.files import write_bytes
 from agents.core.gradients import Record, Statistics
@@ -68,6 +68,7 @@ class Recorder(Callback):
         self.metrics: Cells = {}
         self.experience: Experience | None = None
         self._seen: Mapping[str, Any] | None = None
+        self._agent: Agent | None = None
         self.pending: list[Pending] = []
         """Rows of updates.csv that wait for the agent's metrics, or for another learner's names,
         and the records of gradients that belong to them."""
@@ -86,8 +87,15 @@ class Recorder(Callback):
 
     def started(self, run: Run) -> None:
         if not run.restoring:
+            if self._agent not in (None, run.agent):
+                raise ValueError(
+                    f"this Recorder has another agent's in {self.folder}: make a new one"
+                )
             self._spare_another()
+        self._agent = run.agent
         self.folder.mkdir(parents=True, exist_ok=True)
+        for table in self._tables.values():
+            table.open()
         self._describe(run)
         self._began = time.perf_counter() - self._seconds
         self.experience = Experience(run.agent)
@@ -95,8 +103,6 @@ class Recorder(Callback):
             self.experience.load_state_dict(self._seen)
         for name in run.agent.learners:
             self.intervals.setdefault(name, Interval(began=run.agent.steps))
-        for table in self._tables.values():
-            table.open()
 
     def learned(self, run: Run, learner: Learner, step: Step) -> None:
         interval = self.intervals[learner.name]

@@ -37,6 +37,18 @@ AGENTS: dict[str, type[Agent]] = {
 }
 
 
+def check_name(agent: Agent) -> None:
+    """Raise ValueError where what is saved of an agent would be loaded as another."""
+    agent.check_name()
+    cls, other = type(agent), AGENTS.get(agent.name)
+    if other not in (None, cls):
+        raise ValueError(
+            f"{cls.__name__} has the name {agent.name!r} of another agent and would be loaded as "
+            f"that: give it another name, or register it, agents.AGENTS[{agent.name!r}] = "
+            f"{cls.__name__}"
+        )
+
+
 def load(
     path: str | Path, device: torch.device | str = "cpu", trunk: nn.Module | None = None
 ) -> Agent:

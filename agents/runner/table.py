@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 import math
 import os
@@ -33,8 +35,16 @@ class Table:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Make the file, or cut off what was written after `offset`."""
+        """Make the file, or cut off what was written after `offset`; nobody else may open it then.
+
+        Raises ValueError where another run writes to it, CheckpointError where rows are missing.
+        """
         self._file = open(self.path, "ab")  # noqa: SIM115
+        with contextlib.suppress(OSError):  # of a file system that cannot lock
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{self.path} is in use by another run") from None
         if self._file.tell() < self.offset:
             raise CheckpointError(
                 f"{self.path} is shorter than it was at the checkpoint: it cannot be continued"

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import envs
+from agents import PPO
 from agents.agent import AgentConfig
 from agents.core import files
 from agents.core.files import CheckpointError
@@ -21,7 +22,7 @@ from agents.runner.callbacks import Evaluate
 from agents.runner.checkpoint import Checkpoint
 from agents.runner.guard import Guard
 from agents.runner.recorder import Recorder
-from agents.runner.registry import load
+from agents.runner.registry import AGENTS, load
 from agents.runner.results import read_run
 from agents.runner.train import Callback, train
 from envs.vector import VectorEnv
@@ -179,6 +180,56 @@ def test_a_class_without_a_name_of_its_own_is_not_saved_as_its_parent(tmp_path, 
         with pytest.raises(ValueError, match="give it one, as in name = 'nameless'"):
             agent.save(tmp_path / "agent.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+class Copied(PPO):
+    """Called as an agent of ours is."""
+
+    name = "ppo"
+
+
+@pytest.mark.parametrize("kind", [Checkpoint, Guard])
+def test_a_class_with_the_name_of_another_is_not_saved_as_that(tmp_path, kind, monkeypatch):
+    with envs.make("CartPole-v1", num_envs=1) as training:
+        agent = Copied(training.observation_space, training.action_space)
+        with pytest.raises(ValueError, match=r"^Copied has the name 'ppo' .* loaded as that: give"):
+            train(agent, training, 10, [kind(tmp_path)])
+        monkeypatch.setitem(AGENTS, "ppo", Copied)
+        train(agent, training, 10, [kind(tmp_path)])
+
+
+@pytest.mark.parametrize("kind", [Checkpoint, Recorder])
+def test_what_serves_one_agent_does_not_mix_another_into_its_folder(tmp_path, kind):
+    with envs.make("CartPole-v1", num_envs=1) as training:
+        spaces = training.observation_space, training.action_space
+        first, second = Tiny(*spaces), Tiny(*spaces, seed=1)
+        callback = kind(tmp_path)
+        train(first, training, 100, [callback])
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(ValueError, match=rf"this {kind.__name__} has another agent's .* a new"):
+            train(second, training, 100, [callback])
+        assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        train(first, training, 200, [callback])
+
+
+@pytest.mark.parametrize(
+    ("seed", "options", "message"),
+    [
+        (1, {}, "seed is 1, but the run in .* began with 0"),
+        (0, {"gamma": 0.5}, r"config\.gamma is 0\.5, but the run in .* began with 0\.99"),
+    ],
+)
+def test_without_a_recorder_too_another_run_does_not_go_on(tmp_path, seed, options, message):
+    with envs.make("CartPole-v1", num_envs=1) as training:
+        spaces = training.observation_space, training.action_space
+        train(Tiny(*spaces), training, 32, [Checkpoint(tmp_path)])
+        checkpoint = Checkpoint(tmp_path)
+        agent = Tiny(*spaces, AgentConfig(**options), seed)
+        with pytest.raises(CheckpointError, match=message):
+            train(agent, training, 64, [checkpoint], restore=checkpoint.restore)
+        again = Tiny(*spaces)
+        run = train(again, training, 64, [checkpoint], restore=checkpoint.restore)
+        assert run.agent.steps == 64
 
 
 def test_an_agent_of_ones_own_is_loaded_by_its_class(tmp_path):

@@ -21,7 +21,7 @@ from agents.runner.evaluate import Evaluation
 from agents.runner.recorder import Recorder
 from agents.runner.results import read_run
 from agents.runner.table import Table
-from agents.runner.train import train
+from agents.runner.train import Callback, train
 from envs.transition import Transition
 from envs.vector import VectorEnv
 from tests.runner.fakes import Scripted, Tiny, rows
@@ -364,6 +364,19 @@ def test_another_runs_rows_are_not_taken_for_those_of_one_that_is_to_go_on(tmp_p
     with pytest.raises(CheckpointError, match=r"seed is 4, but the run in .* began with 3"):
         record(tmp_path, 64, seed=4, checkpoint=checkpoint, restore=checkpoint.restore)
     assert files == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
+    class Beside(Callback):
+        """Begins another run in the same folder, as another process may."""
+
+        def started(self, run):
+            with pytest.raises(ValueError, match=r"episodes\.csv is in use by another run"):
+                record(tmp_path, 64, seed=4)
+
+    record(tmp_path, 32, checkpoint=Beside())
+    assert len(rows(tmp_path / "episodes.csv")) == 32 // 5
+    assert read_run(tmp_path).seed == 3
 
 
 def test_what_is_refused_for_its_checkpoints_keeps_its_config(tmp_path):
