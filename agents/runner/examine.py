@@ -118,10 +118,12 @@ def collect(run: Run, gradients: int, probe: int) -> tuple[dict[str, list[Update
                 whole = int(batch.valid.sum())
                 fresh = dict.fromkeys(made, whole)
                 agent.learn(batch)
-                # Counts go on, or what an agent does in every other update would never come.
-                steps, counts = agent.steps, {k: x.updates for k, x in agent.learners.items()}
-                agent.load_state_dict(before)
-                agent.steps = steps
+                # Counts go on, or what an agent does in every other update would never come, and so
+                # does randomness, or all would have the same noise and no batch a sample of it.
+                counts = {k: x.updates for k, x in agent.learners.items()}
+                rng, noise = agent.rng.bit_generator.state, agent.noise.get_state()
+                going_on = {"steps": agent.steps, "rng": rng, "noise": noise}
+                agent.load_state_dict(before | going_on)
                 for name, learner in agent.learners.items():
                     learner.updates = counts[name]
     for learner in agent.learners.values():

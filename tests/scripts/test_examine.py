@@ -19,7 +19,7 @@ from agents.runner.train import Run
 from envs.vector import VectorEnv
 from scripts import doctor, examine, plot, report
 from scripts import evaluate as evaluation
-from tests.contract.support import small
+from tests.contract.support import bits, small
 from tests.runner.fakes import Scripted
 
 
@@ -151,6 +151,24 @@ def own(evaluated):
     if isinstance(obs, History):
         return obs.obs.flatten(0, 1)[obs.rows]
     return obs[: len(action)]
+
+
+def test_randomness_goes_on_from_batch_to_batch_and_is_put_back_at_the_end(tmp_path):
+    """Dropout's of both networks, and the noise of the actions that SAC's actor draws."""
+    tasks = envs.make("Pendulum-v1", num_envs=4)
+    settings = {"network": {"hidden_sizes": (16, 16), "dropout": 0.1}}
+    trained(AGENTS["sac"], tmp_path / "run", tasks, env="Pendulum-v1", **settings)
+    run = resumed(tmp_path / "run")
+    before = bits(run.agent.state_dict())
+    made, _ = collect(run, 4, 16)
+    assert bits(run.agent.state_dict()) == before
+    inputs = {name: [one.inputs for one, _ in updates] for name, updates in made.items()}
+    for noises in (
+        [noise for _, noise, *_ in inputs["actor"]],
+        [dropout for *_, (dropout, _), _ in inputs["actor"]],
+        [dropout for *_, (dropout, _) in inputs["critic"]],
+    ):
+        assert len({noise.numpy().tobytes() for noise in noises}) == len(noises) == 4
 
 
 @pytest.mark.parametrize("name", ["trpo", "stream_sarsa"])
