@@ -7,6 +7,7 @@ learner for gradients and leaves its weights as they are.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -71,35 +72,35 @@ def noise_scale(gradients: Tensor, batch: float) -> NoiseScale:
 def top_eigenvalue(
     product: Callable[[Tensor], Tensor],
     start: Tensor,
-    iterations: int = 100,
+    iterations: int = 50,
     tolerance: float = 1e-4,
 ) -> float:
     """The largest eigenvalue of a symmetric matrix H, from products v -> H v alone.
 
-    Power iteration from `start` `(P,)` finds the eigenvalue of largest size. If that is negative, a
-    second one with H - λ I finds the largest, for then no eigenvalue is further from λ.
+    Lanczos's method from `start` `(P,)`: the largest eigenvalue of H within the span of start, H
+    start, H² start, …, of which an orthonormal basis is kept (Golub & Van Loan 2013, chapter 10).
+    It ends after so many products, or once the residual shows that an eigenvalue lies within
+    `tolerance` of what is found, as a share of it. NaN where a product is not finite.
     """
-    found = _power(product, start, iterations, tolerance)
-    if found >= 0:
-        return found
-    return found + _power(lambda v: product(v) - found * v, start, iterations, tolerance)
-
-
-def _power(
-    product: Callable[[Tensor], Tensor], start: Tensor, iterations: int, tolerance: float
-) -> float:
-    v = start / torch.linalg.vector_norm(start)
-    value = 0.0
-    for _ in range(iterations):
-        u = product(v)
-        before, value = value, float(v.dot(u))
-        size = torch.linalg.vector_norm(u)
-        if not size > 0:
-            return 0.0
-        if abs(value - before) <= tolerance * abs(value):
+    size = min(iterations, len(start))
+    basis = start.new_empty(size, len(start))
+    within = torch.zeros(size, size, dtype=torch.float64)  # H in that basis, its upper triangle
+    rounding = 10.0 * torch.finfo(start.dtype).eps
+    found, rest = math.nan, start
+    for k in range(size):
+        basis[k] = rest / torch.linalg.vector_norm(rest)
+        span, rest = basis[: k + 1], product(basis[k])
+        within[: k + 1, k] = span @ rest
+        if not within[: k + 1, k].isfinite().all():
+            return math.nan
+        values, vectors = torch.linalg.eigh(within[: k + 1, : k + 1], UPLO="U")
+        found = float(values[-1])
+        for _ in range(2):  # once leaves rounding errors
+            rest = rest - span.T @ (span @ rest)
+        residual = float(torch.linalg.vector_norm(rest) * vectors[-1, -1].abs())
+        if residual <= max(tolerance * abs(found), rounding * float(values.abs().max())):
             break
-        v = u / size
-    return value
+    return found
 
 
 class Sharpness(NamedTuple):
@@ -114,21 +115,22 @@ class Sharpness(NamedTuple):
     """What times_lr is stable up to: 2, or with momentum β 2 (1 + β) / (1 - β) (Cohen 2022)."""
 
 
-def sharpness(
-    learner: Learner, loss: Loss, *inputs: Any, generator: torch.Generator, iterations: int = 100
-) -> Sharpness:
-    """The curvature of a loss. Adam's second moments are taken as they stand, bias corrected."""
+def sharpness(learner: Learner, loss: Loss, *inputs: Any, generator: torch.Generator) -> Sharpness:
+    """The curvature of a loss. Adam's second moments are taken as they stand, bias corrected.
+
+    NaN where second derivatives are not finite.
+    """
     start = torch.randn(learner.flat.vector.shape, generator=generator).to(learner.flat.vector)
 
     product = learner.hessian(loss, *inputs)
-    plain = top_eigenvalue(product, start, iterations)
+    plain = top_eigenvalue(product, start)
     c, moments = learner.config, learner.moments
     scaled, momentum = plain, c.momentum
     if "exp_avg_sq" in moments:
         momentum = c.betas[0]
         correction = 1.0 - c.betas[1] ** max(1, int(moments["step"]))
         root = ((moments["exp_avg_sq"] / correction).sqrt() + c.eps).rsqrt()
-        scaled = top_eigenvalue(lambda v: root * product(root * v), start, iterations)
+        scaled = top_eigenvalue(lambda v: root * product(root * v), start)
         limit = 2.0 * (1.0 + momentum) / (1.0 - momentum)
     else:
         limit = 2.0 * (1.0 + momentum)  # heavy ball, gradient not damped

@@ -228,11 +228,11 @@ def _curvature(learner: Learner, one: Evaluated, generator: torch.Generator) -> 
     if one.direction is not None:
         return {"why_not": "its steps follow a direction of their own, not this loss's gradient"}
     try:
-        found = examination.sharpness(
-            learner, one.loss, *one.inputs, generator=generator, iterations=50
-        )
+        found = examination.sharpness(learner, one.loss, *one.inputs, generator=generator)
     except RuntimeError as error:  # a kernel without a second derivative
         return {"why_not": " ".join(str(error).split())}
+    if not math.isfinite(found.times_lr):
+        return {"why_not": "second derivatives of this loss are not finite here"}
     return {**found._asdict(), "lr": learner.lr}
 
 

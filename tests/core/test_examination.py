@@ -82,6 +82,50 @@ def test_the_top_eigenvalue_is_the_largest_not_the_one_of_largest_size(spectrum)
     assert found == pytest.approx(max(spectrum), abs=1e-6)
 
 
+def bulk(*others, spread):
+    """500 eigenvalues near 0 beside others."""
+    return [*others, *np.random.default_rng(0).normal(0.0, spread, 500)]
+
+
+@pytest.mark.parametrize(
+    "spectrum",
+    [
+        bulk(-10.0, 1.0, spread=0.05),
+        bulk(-10.0, 0.1, spread=0.005),
+        bulk(-10.0, 5.0, spread=0.3),
+        bulk(10.0, -9.0, spread=0.3),
+        [-2.0],
+        [3.0] * 8,
+        [-3.0] * 8,
+        [1.0, 1.0, -10.0, -10.0],
+    ],
+    ids=["-10, 1", "-10, 0.1", "-10, 5", "10, -9", "of 1", "3 I", "-3 I", "pairs"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_top_eigenvalue_is_found_in_fifty_products_whatever_lies_below(spectrum, dtype):
+    basis = orthogonal(len(spectrum))
+    matrix = (basis @ torch.diag(torch.tensor(spectrum, dtype=torch.float64)) @ basis.T).to(dtype)
+    start = torch.randn(len(spectrum), generator=generator(), dtype=dtype)
+    found = examination.top_eigenvalue(lambda v: matrix @ v, start)
+    assert found == pytest.approx(np.linalg.eigvalsh(matrix.double().numpy())[-1], rel=1e-4)
+
+
+def test_the_top_eigenvalue_of_a_random_matrix_is_found_within_a_hundredth():
+    for seed in range(10):
+        matrix = torch.randn(200, 200, generator=generator(seed))
+        matrix = matrix + matrix.T
+        start = torch.randn(200, generator=generator(seed + 100))
+        found = examination.top_eigenvalue(matrix.mv, start)
+        assert found == pytest.approx(np.linalg.eigvalsh(matrix.double().numpy())[-1], rel=1e-2)
+
+
+def test_the_top_eigenvalue_of_nothing_is_0_and_of_what_is_not_finite_nan():
+    start = torch.ones(3)
+    assert examination.top_eigenvalue(torch.zeros_like, start) == 0.0
+    assert math.isnan(examination.top_eigenvalue(lambda v: v * math.nan, start))
+    assert math.isnan(examination.top_eigenvalue(lambda v: v * math.inf, start))
+
+
 class Weights(nn.Module):
     def __init__(self, n):
         super().__init__()

@@ -184,6 +184,14 @@ def test_curvature_is_left_out_where_no_gradient_is_followed(run, tmp_path, task
     assert name != "trpo" or found["value"]["curvature"]["eigenvalue"] > 0  # Adam's descent
 
 
+def test_curvature_that_is_not_finite_is_said_to_be_unknown(run, tmp_path, tasks, monkeypatch):
+    monkeypatch.setattr("agents.core.examination.top_eigenvalue", lambda *arguments: math.nan)
+    trained(PPO, tmp_path / "run", tasks)
+    assert run(tmp_path / "run", "--gradients", 1, "--probe", 16)[0] == 0
+    found = json.loads((tmp_path / "run" / "examination.json").read_text())["learners"]["ppo"]
+    assert list(found["curvature"]) == ["why_not"]
+
+
 def test_terms_in_separate_trunks_have_no_cosine(run, tmp_path, tasks):
     trained(PPO, tmp_path / "run", tasks)
     code, out, _ = run(tmp_path / "run", "--gradients", 1, "--probe", 16)
