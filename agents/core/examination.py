@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.core.learner import Learner, Loss
-from agents.core.optimizers import OptimConfig
+from agents.core.optimizers import Moments, OptimConfig
 
 
 def effective_rank(features: Tensor, share: float = 0.99) -> int:
@@ -109,32 +109,50 @@ class Sharpness(NamedTuple):
     eigenvalue: float
     """Largest eigenvalue λ of the Hessian."""
     times_lr: float
-    """λ lr; beyond 2, gradient descent overshoots (Cohen et al. 2021). Of Adam, λ of the Hessian
-    that its second moments scale."""
+    """λ lr; beyond 2, gradient descent overshoots (Cohen et al. 2021). Of adam, rmsprop and
+    adagrad, λ of the Hessian that their second moments scale."""
     limit: float
-    """What times_lr is stable up to: 2, or with momentum β 2 (1 + β) / (1 - β) (Cohen 2022)."""
+    """What times_lr is stable up to: 2, with momentum β 2 (1 + β), and with that of adam, which
+    damps the gradient, 2 (1 + β) / (1 - β) (Cohen 2022)."""
 
 
 def sharpness(learner: Learner, loss: Loss, *inputs: Any, generator: torch.Generator) -> Sharpness:
-    """The curvature of a loss. Adam's second moments are taken as they stand, bias corrected.
+    """The curvature of a loss and of the learner's L2 penalty.
 
-    NaN where second derivatives are not finite.
+    Second moments are taken as they stand, adam's bias corrected. NaN where second derivatives are
+    not finite.
     """
     start = torch.randn(learner.flat.vector.shape, generator=generator).to(learner.flat.vector)
+    curvature, c = learner.hessian(loss, *inputs), learner.config
 
-    product = learner.hessian(loss, *inputs)
-    plain = top_eigenvalue(product, start)
-    c, moments = learner.config, learner.moments
-    scaled, momentum = plain, c.momentum
-    if "exp_avg_sq" in moments:
-        momentum = c.betas[0]
-        correction = 1.0 - c.betas[1] ** max(1, int(moments["step"]))
-        root = ((moments["exp_avg_sq"] / correction).sqrt() + c.eps).rsqrt()
+    def product(v: Tensor) -> Tensor:
+        u = curvature(v)
+        u[: learner.flat.decaying] += c.l2 * v[: learner.flat.decaying]
+        return u
+
+    eigenvalue = scaled = top_eigenvalue(product, start)
+    divisor = _divisor(c, learner.moments)
+    if divisor is not None:
+        root = divisor.rsqrt()
         scaled = top_eigenvalue(lambda v: root * product(root * v), start)
-        limit = 2.0 * (1.0 + momentum) / (1.0 - momentum)
+    if c.optimizer in ("adam", "adamw"):
+        limit = 2.0 * (1.0 + c.betas[0]) / (1.0 - c.betas[0])
     else:
-        limit = 2.0 * (1.0 + momentum)  # heavy ball, gradient not damped
-    return Sharpness(plain, scaled * learner.lr, limit)
+        limit = 2.0 * (1.0 + c.momentum)  # heavy ball, gradient not damped
+    return Sharpness(eigenvalue, scaled * learner.lr, limit)
+
+
+def _divisor(config: OptimConfig, moments: Moments) -> Tensor | None:
+    """What an optimiser divides each weight's step by; None of sgd, which does not."""
+    if config.optimizer == "sgd":
+        return None
+    if config.optimizer == "rmsprop":
+        squares = moments["square_avg"]
+    elif config.optimizer == "adagrad":
+        squares = moments["sum"]
+    else:
+        squares = moments["exp_avg_sq"] / (1.0 - config.betas[1] ** max(1, int(moments["step"])))
+    return squares.sqrt() + config.eps
 
 
 class Attribution(NamedTuple):

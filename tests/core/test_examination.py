@@ -1,6 +1,7 @@
 """What is looked at on demand, against closed forms."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from agents.core import examination
 from agents.core.learner import Learner
 from agents.core.network import Network, NetworkConfig
-from agents.core.optimizers import OptimConfig
+from agents.core.optimizers import OptimConfig, Optimizer
 
 
 def generator(seed=0):
@@ -126,20 +127,16 @@ def test_the_top_eigenvalue_of_nothing_is_0_and_of_what_is_not_finite_nan():
     assert math.isnan(examination.top_eigenvalue(lambda v: v * math.inf, start))
 
 
-class Weights(nn.Module):
-    def __init__(self, n):
-        super().__init__()
-        self.w = nn.Parameter(torch.ones(n))
-
-
 def quadratic(curvature, **optim):
-    """A learner whose loss is ½ Σ a_i w_i²: its Hessian is diag(a)."""
-    module = Weights(len(curvature))
+    """A learner whose loss is ½ Σ a_i w_i²: its Hessian is diag(a). The last weight is a bias."""
+    module = nn.Linear(len(curvature) - 1, 1)
     learner = Learner({"m": module}, OptimConfig(stats_every=0, **optim))
+    learner.flat.vector.fill_(1.0)
     a = torch.tensor(curvature)
 
     def loss():
-        return {"half": 0.5 * (a * module.w.square()).sum()}, {}
+        w = torch.cat([module.weight[0], module.bias])
+        return {"half": 0.5 * (a * w.square()).sum()}, {}
 
     return learner, loss
 
@@ -179,6 +176,40 @@ def test_the_sharpness_that_adam_sees_is_scaled_by_its_second_moments():
     assert found.eigenvalue == pytest.approx(40.0, rel=1e-3)
     assert found.times_lr == pytest.approx(0.01 * 3.0 / 2.0, rel=1e-3)
     assert found.limit == pytest.approx(38.0)
+
+
+@pytest.mark.parametrize(("l2", "largest"), [(5.0, 45.0), (200.0, 240.0)])
+def test_an_l2_penalty_adds_to_the_curvature_of_what_it_is_on(l2, largest):
+    learner, loss = quadratic([1.0, 40.0, 44.0], optimizer="sgd", lr=0.01, l2=l2)
+    found = examination.sharpness(learner, loss, generator=generator())
+    assert found.eigenvalue == pytest.approx(largest, rel=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+@pytest.mark.parametrize("l2", [0.0, 3.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+def test_the_loss_falls_below_the_limit_and_rises_above_it(optimizer, momentum, l2, share):
+    still = 1.0 - 1e-12  # second moments stay as they are
+    optim = {
+        "sgd": {"momentum": momentum},
+        "rmsprop": {"momentum": momentum, "alpha": still},
+        "adagrad": {},
+    }.get(optimizer, {"betas": (momentum, still), "weight_decay": 0.0})
+
+    def examined(lr):
+        learner, loss = quadratic([5.0, 40.0, 3.0], optimizer=optimizer, lr=lr, l2=l2, **optim)
+        for name in {"square_avg", "sum", "exp_avg_sq"} & learner.moments.keys():
+            learner.moments[name].copy_(torch.tensor([1e20, 1e26, 1e24]))
+        if "step" in learner.moments:
+            learner.moments["step"].fill_(1e15)  # the moments need no correction
+        return examination.sharpness(learner, loss, generator=generator()), learner, loss
+
+    one, *_ = examined(1.0)
+    found, learner, loss = examined(share * one.limit / one.times_lr)
+    assert found.times_lr == pytest.approx(share * found.limit)
+    first, *_, last = (learner.minimize(loss).loss for _ in range(30))
+    assert (last > first) == (share > 1.0)
 
 
 def actor_critic(shared):
