@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.core.learner import Learner, Loss
+from agents.core.network import Network
 from agents.core.optimizers import Moments, OptimConfig
 
 
@@ -194,16 +195,19 @@ def attribution(
 
 
 def trunk_weights(learner: Learner) -> Tensor | None:
-    """Which of a learner's weights lie in trunks that heads share, as indices; None if none does.
+    """Which of a learner's weights lie before heads that share them, as indices; None if none does.
 
-    A head's own trunk is called `<head>.trunk`, a shared one `trunk`, after the module's name where
-    a learner has several.
+    Of networks with a shared trunk those are all but the heads' own.
     """
-    shared = "trunk" if len(learner.modules) == 1 else tuple(f"{m}.trunk" for m in learner.modules)
+    shared = tuple(
+        f"{key}." for key, m in learner.modules.items() if isinstance(m, Network) and m.shared
+    )
+    own = tuple(f"{key}.heads." for key in learner.modules)
+    indices = learner.flat.split(torch.arange(learner.flat.vector.numel()))
     picked = [
-        torch.arange(segment.start, segment.stop)
-        for segment in learner.flat.segments
-        if segment.layer.startswith(shared)
+        part.reshape(-1)
+        for name, part in indices.items()
+        if name.startswith(shared) and not name.startswith(own)
     ]
     return torch.cat(picked) if picked else None
 

@@ -1,6 +1,7 @@
 """What is looked at on demand, against closed forms."""
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from agents.core import examination
 from agents.core.learner import Learner
-from agents.core.network import Network, NetworkConfig
+from agents.core.network import Head, Network, NetworkConfig
 from agents.core.optimizers import OptimConfig, Optimizer
 
 
@@ -258,6 +259,38 @@ def test_norms_and_cosines_of_terms_in_a_shared_trunk():
     assert three.norms["value"] == pytest.approx(3 * one.norms["value"])
     assert three.cosines["policy~value"] == pytest.approx(one.cosines["policy~value"])
     assert -1 < one.cosines["policy~value"] < 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"recurrent": "gru"},
+        {"recurrent": "lstm", "hidden_sizes": (), "recurrent_size": 5},
+        {"norm": "batch_renorm"},
+        {"norm": "layer"},
+        {"block": "simba"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_shared_are_the_weights_that_two_heads_pull_at(settings):
+    """Whatever their layers are called; a second network of the learner has separate trunks."""
+    config = NetworkConfig(**{"hidden_sizes": (6,)} | settings)
+    box, heads = spaces.Box(-1, 1, (3,)), {"policy": Head(2, log_std=0.0), "value": Head(None)}
+    network, other = (
+        Network(box, heads, replace(config, shared_trunk=shared), generator())
+        for shared in (True, False)
+    )
+    learner = Learner({"network": network, "other": other}, OptimConfig(stats_every=0))
+    size = network.memory.state_size if network.memory else 0
+    state = torch.randn(16, size, generator=generator()) if size else None
+    pulls = []
+    for head in heads:
+        learner.flat.gradient.zero_()
+        network(OBS, state=state)[head].sin().sum().backward()
+        pulls.append(learner.flat.gradient != 0)
+    where = examination.trunk_weights(learner)
+    assert where is not None
+    assert sorted(where.tolist()) == torch.nonzero(pulls[0] & pulls[1]).squeeze(1).tolist()
 
 
 def test_separate_trunks_share_nothing():
