@@ -13,11 +13,15 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.core.learner import Learner, Loss
-from agents.core.network import Network
+from agents.core.network import Network, forbidden
 from agents.core.optimizers import Moments, OptimConfig
+
+FUNCTIONS = 4
+"""Random functions that plasticity is tried on: so many a fresh network learns in a few steps,
+however many outputs it has."""
 
 
 def effective_rank(features: Tensor, share: float = 0.99) -> int:
@@ -227,7 +231,7 @@ def random_function(obs: Tensor, outputs: int, generator: torch.Generator) -> Te
 
 
 def fit_random(
-    network: nn.Module,
+    network: Network,
     inputs: Mapping[str, Tensor],
     generator: torch.Generator,
     steps: int = 200,
@@ -237,8 +241,9 @@ def fit_random(
 
     The mean squared error after `steps` of Adam. It begins at about 1, and stays near it where a
     network has lost its plasticity (after Lyle et al. 2022; a change of its own outputs is asked
-    for, so that networks whose outputs differ in size begin alike). `network(**inputs)`, of
-    inputs `(B, ...)`, is a tensor or a dict of tensors.
+    for, so that networks whose outputs differ in size begin alike). Of `FUNCTIONS` the outputs are
+    asked for one each in turn, but not those of actions that are not allowed. `inputs` are
+    `(B, ...)`.
     """
     twin = copy.deepcopy(network)
     for parameter in twin.parameters():
@@ -246,12 +251,14 @@ def fit_random(
         parameter.__dict__.pop("is_flat", None)
     with torch.no_grad():
         read = torch.cat([part.flatten(1) for part in inputs.values()], dim=1)
-        outputs = _by_row(twin(**inputs), len(read))
-        target = outputs + random_function(read, outputs.shape[1], generator)
+        outputs = _learned(twin, inputs)
+        functions = random_function(read, FUNCTIONS, generator)
+        target = outputs + functions[:, torch.arange(outputs.shape[1]) % FUNCTIONS]
+        asked = ~forbidden(outputs)
     learner = Learner({"twin": twin}, OptimConfig(lr=lr, stats_every=0), "twin")
 
     def loss() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return {"error": (_by_row(twin(**inputs), len(read)) - target).square().mean()}, {}
+        return {"error": (_learned(twin, inputs) - target)[asked].square().mean()}, {}
 
     for _ in range(steps):
         learner.minimize(loss)
@@ -259,8 +266,18 @@ def fit_random(
         return float(loss()[0]["error"])
 
 
-def _by_row(outputs: Any, batch: int) -> Tensor:
-    """All outputs as `(B, n)`: of heads `(B, ...)`, of an ensemble `(K, B, ...)`."""
-    parts = [outputs] if isinstance(outputs, Tensor) else outputs.values()
-    rows = [part if len(part) == batch else part.movedim(1, 0) for part in parts]
-    return torch.cat([row.reshape(batch, -1) for row in rows], dim=1)
+def _learned(network: Network, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The outputs `(B, n)` of all heads by which a trunk is learned.
+
+    Log standard deviations are none that are parameters, or that are made of features detached.
+    """
+    outputs, rows = network(**inputs), []
+    heads = dict[str, Any](network.heads.items())
+    for name, layer in heads.items():
+        head, part = layer.head, outputs[name]
+        if head.log_std is not None:
+            part = part[..., : head.size]
+        if head.members is not None:
+            part = part.movedim(1, 0)  # of an ensemble (K, B, ...)
+        rows.append(part.reshape(len(part), -1))
+    return torch.cat(rows, dim=1)

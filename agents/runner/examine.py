@@ -170,12 +170,14 @@ def _features(learner: Learner, obs: Tensor, seed: int) -> Report:
 
 
 def _inputs(network: Network, obs: Tensor, seed: int) -> dict[str, Tensor]:
-    """What a network reads: the observations, and any action with each where it judges actions."""
-    if not network.action_size:
-        return {"obs": obs}
+    """What a network reads: the observations, and with each any action or fraction of quantiles."""
     generator = torch.Generator().manual_seed(derived(seed, "actions"))
-    action = torch.rand(len(obs), network.action_size, generator=generator) * 2.0 - 1.0
-    return {"obs": obs, "action": action}
+    inputs, heads = {"obs": obs}, dict[str, Any](network.heads.items())
+    if size := network.action_size:
+        inputs["action"] = torch.rand(len(obs), size, generator=generator) * 2.0 - 1.0
+    if any(layer.head.cosines for layer in heads.values()):
+        inputs["tau"] = torch.rand(len(obs), 1, generator=generator)
+    return inputs
 
 
 def _last_features(network: Network, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -249,7 +251,7 @@ def _plasticity(agent: Agent, learner: Learner, obs: Tensor, seed: int) -> Repor
     found: Report = {}
     for key, network in learner.modules.items():
         if isinstance(network, Network):
-            pair = {"trained": network, "fresh": other.learners[learner.name].modules[key]}
+            pair: Any = {"trained": network, "fresh": other.learners[learner.name].modules[key]}
             inputs = _inputs(network, obs, seed)
             errors = {
                 which: examination.fit_random(module, inputs, torch.Generator().manual_seed(seed))

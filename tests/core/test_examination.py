@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import nn
 
 from agents.core import examination
+from agents.core.distributions import PolicyConfig, policy_for
 from agents.core.learner import Learner
 from agents.core.network import Head, Network, NetworkConfig
 from agents.core.optimizers import OptimConfig, Optimizer
@@ -328,3 +329,42 @@ def test_a_dead_network_cannot_learn_and_a_fresh_one_can():
     assert errors[0] < 0.05
     assert errors[1] > 0.5  # what a constant can fit of it
     assert all(torch.equal(p, q) for p, q in zip(before, dead.parameters(), strict=True))
+
+
+SEEN = spaces.Box(-1, 1, (4,))
+MASKED = spaces.Dict({"a": SEEN, "action_mask": spaces.MultiBinary(6)})
+MANY = torch.randn(512, 4, generator=generator())
+ALLOWED = (torch.rand(512, 6, generator=generator()) < 0.5).float()
+HEADS = {
+    f"{size} {std}": policy_for(spaces.Box(-1, 1, (size,)), PolicyConfig(std)).head
+    for size in (1, 6)
+    for std in get_args(get_type_hints(PolicyConfig)["std"])
+} | {
+    **dict.fromkeys(["choices", "masked", "recurrent"], policy_for(spaces.Discrete(6)).head),
+    "dict": policy_for(spaces.Dict({"a": spaces.Discrete(3), "b": SEEN})).head,
+    "atoms": Head(6, atoms=11),
+    "ensemble": Head(6, members=3),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_whatever_the_outputs_a_dead_network_is_told_from_a_fresh_one(kind):
+    config = NetworkConfig((64, 64), activation="relu", shared_trunk=False)
+    if kind == "recurrent":
+        config = replace(config, recurrent="gru")
+    space, obs = (MASKED, torch.cat([MANY, ALLOWED], 1)) if kind == "masked" else (SEEN, MANY)
+
+    def network(seed):
+        heads = {"policy": HEADS[kind], "value": Head(None)}
+        return Network(space, heads, config, generator(seed))
+
+    def error(network, steps=200):
+        return examination.fit_random(network, {"obs": obs}, generator(1), steps=steps)
+
+    fresh, dead = network(0), network(1)
+    with torch.no_grad():
+        for layer in dead.trunk:
+            layer.bias.fill_(-1000.0)
+    assert error(fresh, steps=0) == pytest.approx(1.0, abs=0.1)
+    assert error(network(2)) / error(fresh) == pytest.approx(1.0, abs=0.2)
+    assert error(dead) / error(fresh) > 2.5

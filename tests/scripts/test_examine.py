@@ -75,7 +75,9 @@ def run(capsys):
     return run
 
 
-@pytest.mark.parametrize("name", ["a2c", "ppo", "dqn", "bootstrapped_dqn", "sarsa", "stream_q"])
+@pytest.mark.parametrize(
+    "name", ["a2c", "ppo", "dqn", "bootstrapped_dqn", "iqn", "sarsa", "stream_q"]
+)
 def test_a_checkpoint_is_examined_and_left_as_it_was(run, tmp_path, tasks, name):
     folder = tmp_path / "run"
     trained(AGENTS[name], folder, tasks)
