@@ -278,7 +278,9 @@ def _extremes(agent: Agent, f: relevance.Output, x: Tensor) -> dict[str, Any]:
 def _raw(agent: Agent, x: Tensor) -> np.ndarray:
     """Observations as the task gives them, from ones as the network reads them `(B, size)`."""
     normalizer = agent.obs_normalizer
-    return x.numpy() if normalizer is None else normalizer.undone(x.numpy())
+    if normalizer is None:
+        return x.numpy() / agent.observations.scale
+    return normalizer.undone(x.numpy())
 
 
 def _probe(agent: Agent, run: Run, seed: int, count: int) -> tuple[np.ndarray, Tensor]:
@@ -293,9 +295,9 @@ def _probe(agent: Agent, run: Run, seed: int, count: int) -> tuple[np.ndarray, T
         raise BadInput(f"explained are observations of one axis, not {features.space}")
     raw = _seen(agent, run, seed, count)
     flat = features.flatten(raw)
-    return raw, torch.from_numpy(
-        flat if agent.obs_normalizer is None else agent.obs_normalizer(flat)
-    )
+    if agent.obs_normalizer is not None:
+        flat = agent.obs_normalizer(flat)
+    return raw, features.expand(torch.from_numpy(flat))
 
 
 def _seen(agent: Agent, run: Run, seed: int, count: int) -> np.ndarray:
@@ -319,7 +321,7 @@ def _masked(
     def blind(obs: Any) -> Any:
         obs = obs.copy()
         if feature is not None:
-            obs[feature] = at
+            obs[feature] = at if obs.dtype.kind == "f" else round(at)  # no fraction is cut off
         return obs
 
     copies = []

@@ -2,17 +2,21 @@
 
 import json
 import math
+from itertools import product
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
 
 import envs
 from agents import PPO, Checkpoint, Evaluate, Guard, PPOConfig, Recorder, train
 from agents.core.files import config_to_json
 from agents.core.recurrent import History
+from agents.runner import explain as explaining
 from agents.runner.examine import collect, resumed
 from agents.runner.registry import AGENTS
 from agents.runner.train import Run
@@ -302,6 +306,58 @@ def test_an_explanation_names_the_feature_that_counts(run, tmp_path, tasks, outp
         assert drop[1:] == [0.0, 0.0, 0.0]
     least, largest = (report["extremes"][end]["output"] for end in ("least", "largest"))
     assert least < largest
+
+
+class Bytes(gymnasium.ObservationWrapper):
+    """CartPole that is seen in bytes, as the memory of an Atari machine is."""
+
+    def __init__(self):
+        super().__init__(CartPoleEnv())
+        self.observation_space = spaces.Box(0, 255, (4,), np.uint8)
+
+    def observation(self, obs):
+        return np.clip(128 + 40 * obs, 0, 255).astype(np.uint8)
+
+
+gymnasium.register("tests/Bytes-v0", entry_point=f"{__name__}:Bytes", max_episode_steps=50)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_bytes_are_explained_and_given_back_as_bytes(run, tmp_path, normalize):
+    """To an agent that looks at the last of them alone."""
+    tasks, folder = envs.make("tests/Bytes-v0", num_envs=2), tmp_path / "run"
+    agent = trained(PPO, folder, tasks, 64, env="tests/Bytes-v0", normalize_obs=normalize)
+    with torch.no_grad():
+        agent.network.trunk[0].weight[:, :3] = 0.0
+        agent.network.trunk[0].weight[0, 3, 5] = 0.1
+    Checkpoint(folder).write(Run(agent, tasks, 10_000))
+    probe = ["--probe", 64, "--episodes", 1]
+    for output, method in product(("action", "value"), ("gradient", "integrated", "lrp")):
+        code, _, err = run(folder, "--explain", output, "--method", method, *probe)
+        assert (code, err) == (0, "")
+        first = json.loads((folder / "explanation.json").read_text())["features"][0]
+        assert (first["feature"], first["share"]) == (3, pytest.approx(1.0))
+    code, _, err = run(folder, "--unit", "policy.trunk.0:5", *probe)
+    assert (code, err) == (0, "")
+    found = json.loads((folder / "activation.json").read_text())
+    for end in ("least", "largest"):
+        seen = found["seen"][end]
+        assert seen == [int(byte) for byte in seen]
+        assert found["extremes"][end]["obs"][3] == pytest.approx(seen[3], rel=1e-4)
+
+
+def test_a_masked_byte_is_held_at_the_one_nearest_to_its_mean(tmp_path, monkeypatch):
+    trained(
+        PPO, tmp_path / "run", envs.make("tests/Bytes-v0", num_envs=2), 64, env="tests/Bytes-v0"
+    )
+
+    def seen(agent, tasks, *arguments):
+        return SimpleNamespace(mean=tasks.reset(0)[0])
+
+    monkeypatch.setattr(explaining, "evaluate", seen)
+    report = explaining.explain(tmp_path / "run", "value", "gradient", probe=64)
+    for row in report["features"]:
+        assert row["masked_return"][row["feature"]] == round(row["mean"])
 
 
 def test_of_an_action_of_several_numbers_it_is_said_which_is_explained(run, tmp_path):
