@@ -9,6 +9,7 @@ import sys
 from typing import Any, Literal, get_args
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from envs import _identity, arcade, bit_flip, classic, deep_sea, pooled, probe, wrappers
@@ -61,8 +62,10 @@ def make(
 
     Raises ValueError for an unknown id, with the ones that come close, for options that the
     environment does not take, where a package that it needs is missing, and for a backend that
-    does not have the task.
+    does not have the task; TypeError for a `num_envs` that is no whole number.
     """
+    if not isinstance(num_envs, int | np.integer):
+        raise TypeError(f"num_envs is {num_envs!r}: use a whole number")
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}: use 1 or more")
     form = _vector_form(spec(id), num_envs, backend, options)

@@ -78,5 +78,5 @@ def test_numpys_whole_numbers_are_seeds(tmp_path):
 @pytest.mark.parametrize("seed", [-1, None, 1.5, "7"])
 def test_what_is_no_seed_is_refused(seed):
     for use in (lambda: stream(seed, "init"), lambda: PPO(*SPACES, seed=seed)):
-        with pytest.raises(ValueError, match=rf"^seed is {seed}: use a whole number, 0 or more$"):
+        with pytest.raises(ValueError, match=rf"^seed is {seed!r}: use a whole number, 0 or more$"):
             use()

@@ -17,7 +17,7 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
     Raises ValueError for a seed that is no whole number from 0 on.
     """
     if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed is {seed}: use a whole number, 0 or more")
+        raise ValueError(f"seed is {seed!r}: use a whole number, 0 or more")
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
 
 

@@ -12,6 +12,7 @@ from agents.runner.evaluate import (
     Evaluation,
     check_episodes,
     check_fit,
+    check_form,
     evaluate,
 )
 from agents.runner.train import Callback, Run, check_every
@@ -35,6 +36,7 @@ class Evaluate(Callback):
         max_episode_steps: int = MAX_EPISODE_STEPS,
         target_return: float | None = None,
     ) -> None:
+        check_form(envs)
         check_every(every)
         check_episodes(episodes, max_episode_steps)
         self.envs = envs

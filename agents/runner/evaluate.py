@@ -74,7 +74,10 @@ class Evaluation:
 
 
 def check_episodes(episodes: int, max_episode_steps: int) -> None:
-    """Raise ValueError for what cannot be played."""
+    """Raise ValueError for what cannot be played, TypeError for what is no whole number."""
+    for name, value in (("episodes", episodes), ("max_episode_steps", max_episode_steps)):
+        if not isinstance(value, int | np.integer):
+            raise TypeError(f"{name} is {value!r}: use a whole number")
     if episodes < 1 or max_episode_steps < 1:
         raise ValueError(
             f"episodes is {episodes} and max_episode_steps {max_episode_steps}: use 1 or more"
@@ -106,15 +109,20 @@ def evaluate(
     return Evaluation(returns, lengths, time.perf_counter() - began, *values)
 
 
-def check_fit(agent: Agent, envs: VectorEnv) -> None:
-    """Raise TypeError for environments that are not in the one form that is stepped here, and
-    ValueError for ones whose actions, or the form of whose observations, are not the agent's.
-    """
+def check_form(envs: VectorEnv) -> None:
+    """Raise TypeError for environments that are not in the one form that is stepped here."""
     if not isinstance(envs, VectorEnv):
         raise TypeError(
             f"the environments are a {type(envs).__name__}: wrap them, VectorEnv(env), or use "
             "envs.make(id)"
         )
+
+
+def check_fit(agent: Agent, envs: VectorEnv) -> None:
+    """Raise TypeError for environments as `check_form` does, and ValueError for ones whose actions,
+    or the form of whose observations, are not the agent's.
+    """
+    check_form(envs)
     ours = agent.observation_space, agent.action_space
     theirs = envs.observation_space, envs.action_space
     if not (alike(ours[0], theirs[0]) and ours[1] == theirs[1]):

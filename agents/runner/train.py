@@ -77,6 +77,8 @@ class Run:
         seed: int | None = None,
     ) -> None:
         check_fit(agent, envs)
+        if not isinstance(callbacks, Sequence):
+            raise TypeError(f"callbacks is {callbacks!r}: give a list of them, or leave it out")
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"the callback {callback!r} is not an instance of a Callback")
@@ -242,6 +244,8 @@ def train(
 
     Raises ValueError for an agent that was made for other spaces, or has seen `steps` before.
     """
+    if restore is not None and not callable(restore):
+        raise TypeError(f"restore is {restore!r}: give a function, such as a Checkpoint's restore")
     run = Run(agent, envs, steps, callbacks, seed)
     envs.reset(derived(run.fresh_seed, "environment"))
     agent.cut(np.ones(envs.num_envs, bool))  # what an earlier training left unfinished

@@ -148,6 +148,12 @@ def test_what_cannot_be_made_is_one_clear_line(id: str, options: Any, said: str)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("num_envs", ["4", 2.0, None])
+def test_what_is_no_whole_number_of_environments_is_refused(num_envs: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^num_envs is {num_envs!r}: use a whole number$"):
+        envs.make("CartPole-v1", num_envs)
+
+
 @pytest.mark.parametrize("error", [ValueError("in it"), FileNotFoundError("in it")])
 def test_an_error_that_would_be_taken_for_bad_input_says_whose_it_is(
     monkeypatch: pytest.MonkeyPatch, error: Exception

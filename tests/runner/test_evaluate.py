@@ -47,6 +47,14 @@ def test_nothing_to_play_is_an_error(episodes, bound):
         evaluate(agent, tasks, episodes, max_episode_steps=bound)
 
 
+@pytest.mark.parametrize(("name", "value"), [("episodes", "2"), ("max_episode_steps", 5.0)])
+def test_what_is_no_whole_number_of_episodes_or_steps_is_refused(name, value):
+    agent, tasks = scripted(3)
+    with pytest.raises(TypeError, match=rf"^{name} is {value!r}: use a whole number$"):
+        evaluate(agent, tasks, **{name: value})
+    assert evaluate(agent, tasks, np.int64(2)).episodes == 2  # type: ignore[arg-type]
+
+
 def cartpole(num_envs):
     tasks = VectorEnv([gymnasium.make("CartPole-v1") for _ in range(num_envs)])
     return Tiny(tasks.observation_space, tasks.action_space, AgentConfig(), seed=1), tasks

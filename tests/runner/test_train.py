@@ -171,6 +171,23 @@ def test_what_is_no_vector_env_or_no_callback_is_refused():
     a_class: Any = Log
     with pytest.raises(TypeError, match="Log'> is not an instance of a Callback"):
         train(agent, tasks, 32, [a_class])
+    name: Any = "CartPole-v1"
+    with pytest.raises(TypeError, match=r"the environments are a str: .* use envs\.make\(id\)"):
+        Evaluate(name, every=10)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"callbacks": Log()}, r"^callbacks is <.*Log object at .*>: give a list of them"),
+        ({"callbacks": None}, "^callbacks is None: give a list of them, or leave it out$"),
+        ({"restore": "ck"}, "^restore is 'ck': give a function, such as a Checkpoint's restore$"),
+    ],
+)
+def test_what_is_no_list_of_callbacks_or_no_function_is_refused(given, said):
+    agent, tasks = start()
+    with pytest.raises(TypeError, match=said):
+        train(agent, tasks, 32, **given)
 
 
 def test_an_agent_for_other_spaces_is_refused():
