@@ -484,7 +484,13 @@ class Agent:
         carried = self.begin(len(rows), explore, self._predictions)
         if carried and state is not None:
             start = np.zeros(len(rows), bool) if episode_start is None else episode_start
-            start = np.broadcast_to(np.asarray(start, bool).reshape(-1), len(rows))
+            start = np.asarray(start, bool).reshape(-1)
+            if len(start) not in (1, len(rows)):
+                raise ValueError(
+                    f"episode_start is of {len(start)} episodes, the observations are "
+                    f"{len(rows)}: give one for each, or one for all"
+                )
+            start = np.broadcast_to(start, len(rows))
             for name, begun in carried.items():
                 before = state[name] if isinstance(state, Mapping) and name in state else None
                 if before is None or np.shape(before) != begun.shape:

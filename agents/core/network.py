@@ -259,7 +259,7 @@ class Network(nn.Module):
         self.conv: ConvTrunk | None = None
         members = ("trunk",) if self.shared else own
         if trunk is not None:
-            features = _features_of(trunk, config)
+            features = _features_of(trunk, config, self.observations.features + action_size)
             self.trunk = trunk
         else:
             self.conv = _convolutions(self.observations, config, members, generator)
@@ -702,7 +702,13 @@ def _convolutions(
     )
 
 
-def _features_of(trunk: nn.Module, config: NetworkConfig) -> int:
+def _features_of(trunk: nn.Module, config: NetworkConfig, inputs: int) -> int:
+    """How many features a trunk of the user's own makes of so many numbers of an observation."""
+    if not isinstance(trunk, nn.Module):
+        raise TypeError(
+            f"a trunk of your own is {trunk!r}: give an nn.Module that reads observations of size "
+            f"{inputs}"
+        )
     if not config.shared_trunk:
         raise ValueError(
             "a trunk of your own is shared by all heads: set network.shared_trunk=True"
@@ -719,4 +725,13 @@ def _features_of(trunk: nn.Module, config: NetworkConfig) -> int:
     features = getattr(trunk, "out_features", None)
     if not isinstance(features, int):
         raise ValueError("a trunk of your own needs an integer attribute `out_features`")
+    device = next((parameter.device for parameter in trunk.parameters()), None)
+    try:
+        with torch.no_grad():
+            trunk(torch.zeros(2, inputs, device=device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"a trunk of your own has to read observations of size {inputs}, (..., {inputs}): "
+            f"{' '.join(str(error).split())}"
+        ) from None
     return features

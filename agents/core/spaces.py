@@ -111,10 +111,13 @@ class Observations:
 
     def check(self, obs: Any) -> None:
         """Raise ValueError for values that `flatten` would make others of, which no environment
-        gives: half a category, an image that was scaled. Not for every step.
+        gives: half a category, an image that was scaled; and for parts that are not of equally many
+        observations. Not for every step.
         """
+        leads = []
         for part, value in zip(self.parts, _values(self.space, obs), strict=True):
             array = _array(part, value)
+            leads.append(array.shape[: array.ndim - len(part.shape or ())])
             if _highest_byte(part) is not None:
                 right = array.dtype.kind in "bui" and not ((array < 0) | (array > 255)).any()
                 what = "the bytes that the environment gives, which the network scales"
@@ -124,6 +127,13 @@ class Observations:
                 continue
             if not right:
                 raise _misfit(array, part, what)
+        if len(set(leads)) > 1:
+            names = self.space if isinstance(self.space, spaces.Dict) else range(len(leads))
+            given = ", ".join(f"{name} {lead}" for name, lead in zip(names, leads, strict=True))
+            raise ValueError(
+                f"the parts of the observation have other leading axes each, {given}: give one "
+                "observation, or equally many of each part"
+            )
 
     def _flatten_part(self, part: spaces.Space[Any], value: Any) -> np.ndarray:
         array = _array(part, value)

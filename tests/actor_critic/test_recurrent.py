@@ -194,6 +194,20 @@ def test_stretches_of_a_network_without_a_memory_are_refused():
         replace(RecurrentPPO.Config(), sequence_length=0)
 
 
+@pytest.mark.parametrize("start", [[True, False], [True] * 4])
+def test_episodes_that_begin_are_those_of_the_observations(start):
+    tasks = looped()
+    agent = small(RecurrentPPO, tasks)
+    obs = tasks.reset(0)
+    state = agent.predict(obs)[1]
+    said = rf"^episode_start is of {len(start)} episodes, the observations are 3: give one for each"
+    with pytest.raises(ValueError, match=said):
+        agent.predict(obs, state, start)
+    for all_of_them in (True, [True], [True] * 3):
+        anew = agent.predict(obs, state, all_of_them)[1]
+        assert np.array_equal(anew["state"], state["state"])
+
+
 def test_the_actions_of_evaluate_and_predict_are_those_of_the_actor():
     tasks = looped()
     agent = small(RecurrentPPO, tasks)

@@ -366,6 +366,18 @@ def test_a_trunk_of_ones_own_may_not_change_or_draw_while_acting(layer):
         build(trunk=trunk)
 
 
+@pytest.mark.parametrize(
+    ("trunk", "error", "said"),
+    [
+        ("x", TypeError, "is 'x': give an nn.Module that reads observations of size 5$"),
+        (nn.Linear(4, 8), ValueError, r"read observations of size 5, \(\.\.\., 5\): mat1 and mat2"),
+    ],
+)
+def test_a_trunk_of_ones_own_reads_the_observations(trunk, error, said):
+    with pytest.raises(error, match=f"^a trunk of your own .*{said}"):
+        build(trunk=trunk)
+
+
 def test_a_trunk_of_ones_own_stands_in_for_the_built_one():
     trunk = own()
     network = build(trunk=trunk)

@@ -144,6 +144,16 @@ IMAGE = spaces.Box(0, 255, (2, 3, 3), np.uint8)
         (PARTS, np.zeros(5), r"array of shape \(5,\) does not fit Dict"),
         (PARTS, {"at": np.zeros(4), "goal": 0}, "0 does not fit Discrete.* whole numbers in its"),
         (PARTS, {"at": np.zeros((2, 4)), "goal": [1, 4]}, "1 to 4 does not fit Discrete"),
+        (
+            PARTS,
+            {"at": np.zeros((2, 4)), "goal": 1},
+            r"at \(2,\), goal \(\): give one observation, or",
+        ),
+        (
+            spaces.Tuple([NUMBERS, NUMBERS]),
+            (np.zeros((3, 4)), np.zeros((2, 4))),
+            r"0 \(3,\), 1 \(2,\): give one observation, or equally many of each part",
+        ),
         (spaces.Tuple([NUMBERS, NUMBERS]), (np.zeros(4),), "a tuple of 1 .* expected a tuple of 2"),
         (spaces.Discrete(4), 17, "17 does not fit Discrete"),
         (spaces.Discrete(4), 1.5, "1.5 does not fit Discrete"),
