@@ -188,13 +188,17 @@ def _condensed(complaint: str) -> str:
 
 
 def _in_plain_words(said: str) -> str | None:
-    """What tyro says of a value of the wrong type, without Python's words for it."""
+    """What tyro says of a value of the wrong type, without Python's words for it, and of words
+    that belong to no flag."""
     for pattern, kind in WRONG_TYPE:
         if match := re.fullmatch(rf"Error parsing (\S+): {pattern}", said):
             flag, *kinds, given = match.groups()
             wanted = sorted((kinds[0] if kinds else kind).split("|"), key="{None}".__eq__)
             names = [WORDS.get(name, name.strip("{}")) for name in wanted]
             return f"{flag} is {given}: use {' or '.join(names)}"
+    left = said.removeprefix("Unrecognized options: ")
+    if left != said and not any(word.startswith("-") for word in left.split(", ")):
+        return f"{left} is too much: give one run at a time, and settings behind their flags"
     return None
 
 

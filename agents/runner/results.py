@@ -100,6 +100,8 @@ def read_run(path: Path) -> Run:
     file = path / "config.json"
     try:
         config = json.loads(file.read_text())
+        if not isinstance(config, dict):
+            raise TypeError(f"a run's settings have names, this is a {type(config).__name__}")
         names = ("agent", "env", "seed", "steps", "num_envs")
         run = Run(path=path, config=config, **{name: config[name] for name in names})
         check_types(run)

@@ -69,6 +69,8 @@ class Options:
         (["--number", "1", "--threads", "x"], "--threads is x: use a whole number or auto"),
         (["--number", "1", "--numberr", "1"], "did you mean --number"),
         (["--number", "1", "more"], "more"),
+        (["--number", "1", "a", "b"], "a, b is too much: give one run at a time, and settings"),
+        (["--number", "1", "a", "--b"], "Unrecognized options: a, --b"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(argv, message):

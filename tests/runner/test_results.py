@@ -140,6 +140,7 @@ def test_run_knows_what_it_is(tmp_path: Path) -> None:
         (None, "not a run's folder"),
         ("{", "unreadable"),
         ("[]", "unreadable"),
+        ("[]", r"unreadable \(a run's settings have names, this is a list\)"),
         ('{"agent": "ppo", "env": "CartPole-v1"}', "no 'seed' in it"),
         ('{"agent": "a", "env": "E-v1", "seed": 1, "steps": "x", "num_envs": 8}', "steps is 'x'"),
         ('{"agent": "a", "env": "E-v1", "seed": 1, "steps": 9, "num_envs": []}', "num_envs is"),
