@@ -1,12 +1,14 @@
 """The command line of the training scripts: `main(PPO)` trains in a folder of its own.
 
 Exit codes: 0 when the run is finished, 2 with one line on stderr for bad input, which leaves
-nothing behind unless only the first steps show it, 3 when it was stopped because its updates were
-not finite, and 130 after Ctrl-C, the last two with a checkpoint to go on from.
+nothing behind unless only the first steps show it, and for a file that cannot be written, as on a
+full disk, 3 when it was stopped because its updates were not finite, and 130 after Ctrl-C, the last
+three with a checkpoint to go on from.
 """
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from collections.abc import Sequence
@@ -36,6 +38,8 @@ from agents.runner.threads import choose_threads, early
 from agents.runner.train import Callback, introduce, train
 from envs.vector import VectorEnv
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk, or a share of it, on which there is no room left."""
 PROJECT = "chainrule"
 """Under which Weights & Biases and trackio keep the runs."""
 
@@ -131,6 +135,14 @@ def _train(
         run = train(agent, training, a.steps, wanted, restore=checkpoint.restore)
     except (CheckpointError, NoStacks) as error:
         raise BadInput(str(error)) from None
+    except BrokenPipeError:
+        raise  # nobody reads what is shown any more
+    except OSError as error:
+        cure = "free space" if error.errno in FULL else "put that right"
+        raise BadInput(
+            f"{error.filename or folder}: {error.strerror or error}: {cure}, then go on with "
+            "--resume; the last checkpoint is whole"
+        ) from None
     finally:
         training.close()
     if guard.gave_up:

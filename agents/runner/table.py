@@ -85,7 +85,8 @@ class Table:
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of what is not on the disk `_append` has told
+                self._file.close()
             self._file = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The training scripts' command line, as a person meets it."""
 
+import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -387,6 +389,54 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(run, tmp_path, monkeyp
     assert code == 0
     assert out.startswith("evaluation: mean_return=")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("limit", [10, 9_000])  # less than a table has by then; than a checkpoint
+def test_a_file_that_cannot_be_written_is_one_clear_line_and_the_run_goes_on(
+    run, tmp_path, monkeypatch, limit
+):
+    run(*SHORT, "--out", "whole")
+    observe, (soft, hard) = A2C.observe, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(self, transition):
+        observe(self, transition)
+        if self.steps == 150:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+    with monkeypatch.context() as m:
+        m.setattr(A2C, "observe", fill)
+        try:
+            code, out, err = run(*SHORT, "--out", "parts")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        "train_a2c.py: parts: File too large: put that right, then go on with --resume; the last "
+        "checkpoint is whole"
+    )
+    assert "Traceback" not in err
+    assert 0 < manifest_of(tmp_path / "parts")["step"] <= 150
+    assert run("--out", "parts", "--resume")[0] == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "x: No space left on device: free spa"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "x/a"), "x/a: Disk quota exceeded: free spa"),
+        (PermissionError(errno.EACCES, "Permission denied", "b"), "b: Permission denied: put that"),
+        (OSError("some other"), "x: some other: put that right, then go on with --resume; the las"),
+    ],
+)
+def test_what_a_full_disk_needs_is_said(run, monkeypatch, error, said):
+    def write(self, run):
+        raise error
+
+    monkeypatch.setattr(Checkpoint, "write", write)
+    code, out, err = run(*SHORT, "--out", "x")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"train_a2c.py: {said}")
 
 
 def test_a_run_that_no_script_began_is_not_resumed_by_one(run, tmp_path):
