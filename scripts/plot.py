@@ -145,19 +145,25 @@ def _one_run(panel: Axes, run: Run, name: str, color: str, background: bool) -> 
     if background:
         _training_episodes(panel, run)
     if "min_return" in curve and "max_return" in curve:
-        panel.fill_between(
-            curve["step"],
-            curve["min_return"],
-            curve["max_return"],
-            color=color,
-            alpha=0.12,
-            lw=0,
-            label="its worst and best episode",
-        )
+        low, high = curve["min_return"], curve["max_return"]
+        label = "its worst and best episode"
+        _band(panel, curve["step"], low, high, color=color, alpha=0.12, label=label)
     label = _wrapped(f"{name}, seed {run.seed}", "mean of an evaluation")
-    dot = "o" if len(curve["step"]) == 1 else ""
     x, y = curve["step"], curve["mean_return"]
-    panel.plot(x, y, color=color, lw=1.6, marker=dot, label=label)
+    panel.plot(x, y, color=color, lw=1.6, marker=_dot(y), label=label)
+
+
+def _dot(values: np.ndarray) -> str:
+    """The marker of a curve: there is one where a single value makes no line."""
+    return "o" if np.isfinite(values).sum() == 1 else ""
+
+
+def _band(panel: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **look: Any) -> None:
+    """What lies between two curves; of single values a bar, for they have no area."""
+    if _dot(high):
+        panel.vlines(x, low, high, lw=5, **look)
+    else:
+        panel.fill_between(x, low, high, lw=0, **look)
 
 
 def _wrapped(name: str, what: str) -> str:
@@ -173,7 +179,8 @@ def _training_episodes(panel: Axes, run: Run) -> None:
     window = max(1, len(episodes["step"]) // 50)
     smooth = np.convolve(episodes["return"], np.ones(window) / window, mode="valid")
     label = f"training episodes, mean of {window}" if window > 1 else "training episodes"
-    panel.plot(episodes["step"][window - 1 :], smooth, color=FAINT, lw=1, label=label, zorder=1)
+    look: Any = {"color": FAINT, "lw": 1, "marker": _dot(smooth), "zorder": 1}
+    panel.plot(episodes["step"][window - 1 :], smooth, label=label, **look)
 
 
 # ----------------------------------------------------------------------------------- gradients
@@ -230,16 +237,10 @@ def _total_norm(
         own = rows_of(updates, learner)
         at, mean = positions(own), own["grad_norm"]
         name = f"{learner}, " if len(learners) > 1 else ""
-        panel.plot(at, mean, color=color, lw=1.2, label=f"{name}mean of an interval")
-        panel.fill_between(
-            at,
-            mean,
-            own["grad_norm_max"],
-            color=color,
-            alpha=0.2,
-            lw=0,
-            label=f"{name}up to its maximum",
-        )
+        label = f"{name}mean of an interval"
+        panel.plot(at, mean, color=color, lw=1.2, marker=_dot(mean), label=label, clip_on=False)
+        label, look = f"{name}up to its maximum", {"color": color, "alpha": 0.2, "clip_on": False}
+        _band(panel, at, mean, own["grad_norm_max"], label=label, **look)
         skipped = own["skipped"] > 0
         if skipped.any():
             panel.plot(
@@ -358,7 +359,7 @@ def _dormant(learners: Sequence[Layers]) -> Iterator[tuple[str, np.ndarray, np.n
 
 def _dormant_units(panel: Axes, layers: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
     for i, (name, at, share) in enumerate(layers):
-        style = ("-", "--", ":")[i // len(COLORS) % 3]
+        style = ("-", "--", ":")[i // len(COLORS) % 3] + _dot(share)
         color = COLORS[i % len(COLORS)]
         # Above the axis and not clipped by it, so that a line at 0 is seen whole.
         panel.plot(at, share, style, color=color, lw=1.2, label=name, clip_on=False, zorder=3)

@@ -118,12 +118,18 @@ function draw(parent, lines, options = {}) {
       make("polygon", { points, fill: line.color, opacity: 0.13 }, svg);
     }
     let path = "", pen = false;
+    const known = y => y !== undefined && y !== null && !(options.log && y <= 0);
     line.at.forEach((at, i) => {
       const y = line.y[i];
-      if (y === null || (options.log && y <= 0)) { pen = false; return; }
-      path += `${pen ? "L" : "M"}${X(at).toFixed(1)} ${Y(turn(y)).toFixed(1)}`; pen = true;
+      if (!known(y)) { pen = false; return; }
+      const place = { cx: X(at).toFixed(1), cy: Y(turn(y)).toFixed(1) };
+      path += `${pen ? "L" : "M"}${place.cx} ${place.cy}`;
+      if (!pen && !known(line.y[i + 1])) {  // alone, it makes no line
+        const look = { class: "alone", r: 3, fill: line.color, opacity: line.opacity || 1 };
+        make("circle", { ...place, ...look }, svg);
+      }
+      pen = true;
     });
-    if (line.at.length === 1 && pen) path += "h1";
     make("path", {
       d: path, fill: "none", stroke: line.color, "stroke-width": line.width || 1.4,
       "stroke-linejoin": "round", "stroke-linecap": "round", opacity: line.opacity || 1,
@@ -333,7 +339,7 @@ function drawHeat() {
       const context = canvas.getContext("2d");
       known.forEach((layer, row) => rows[layer].forEach((v, i) => {
         if (v === null) return;
-        const before = Math.max(0, 2 * heat.at[0] - (heat.at[1] || heat.at[0]));
+        const before = Math.max(0, 2 * heat.at[0] - (heat.at[1] || 2 * heat.at[0]));
         const from = i ? heat.at[i - 1] : before, to = heat.at[i];
         const value = log ? (v > 0 ? Math.log10(v) : low) : v;
         context.fillStyle = `rgb(${colour((value - low) / (high - low))})`;

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from agents.doctor.history import layers_of, positions
 from agents.runner.results import Run, read_run
@@ -166,9 +167,31 @@ def test_gradients_are_drawn_where_none_is_finite(make_run: MakeRun, tmp_path: P
 
 
 def test_a_single_record_is_drawn(make_run: MakeRun, tmp_path: Path) -> None:
-    run = str(make_run(records=1))
+    path = make_run(records=1)
     for kind in ("returns", "gradients"):
-        assert main([run, "--kind", kind, "--out", str(tmp_path / f"{kind}.png")]) == 0
+        assert main([str(path), "--kind", kind, "--out", str(tmp_path / f"{kind}.png")]) == 0
+
+
+def test_a_single_record_is_a_dot_with_a_bar(make_run: MakeRun) -> None:
+    """A line through one point would not be seen, nor an area over it."""
+    run = read_run(make_run(records=1))
+    (returns,), (_, total, *_, dormant) = returns_figure([run]).axes, gradients_figure(run).axes
+    lines = [*returns.lines, total.lines[0], *dormant.lines]
+    assert [line.get_marker() for line in lines] == ["o"] * (2 + 1 + 4)
+    for panel in (returns, total):
+        (bar,) = (c for c in panel.collections if isinstance(c, LineCollection))
+        ((low, high),) = bar.get_segments()
+        assert low[0] == high[0] == 50_000
+        assert low[1] < high[1]
+
+
+def test_many_records_are_a_line_with_an_area(make_run: MakeRun) -> None:
+    run = read_run(make_run(records=3))
+    (returns,), (_, total, *_, dormant) = returns_figure([run]).axes, gradients_figure(run).axes
+    lines = [*returns.lines, total.lines[0], *dormant.lines]
+    assert not any(line.get_marker() == "o" for line in lines)
+    for panel in (returns, total):
+        assert not any(isinstance(c, LineCollection) for c in panel.collections)
 
 
 def test_bad_input_exits_2_with_one_line_and_leaves_nothing(

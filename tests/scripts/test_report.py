@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -28,12 +29,12 @@ def report(tmp_path: Path, *runs: Path) -> Path:
     return out
 
 
-def opened(page: Path) -> str:
+def opened(page: Path, *options: str) -> str:
     """What the page is after its script has run."""
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += [f"--user-data-dir={page.parent / 'profile'}", "--window-size=1280,2400"]
     return subprocess.run(
-        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, *options, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     ).stdout
 
 
@@ -124,6 +125,20 @@ def test_a_run_without_records_is_drawn_too(make_run: MakeRun, tmp_path: Path) -
     for name in ("gradients", "evaluations", "episodes"):
         (run / f"{name}.csv").unlink()
     assert 'data-ready="' in opened(report(tmp_path, run))
+
+
+@needs_browser
+def test_a_single_record_is_seen(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(tmp_path, make_run(records=1))
+    drawn = opened(page)
+    dots, charts = drawn.count('class="alone"'), drawn.count('class="chart"')
+    assert ">nothing" not in drawn
+    assert dots == charts + 2  # the episode and the evaluation are above the charts
+    out = tmp_path / "page.png"
+    opened(page, f"--screenshot={out}")
+    pixels = np.round(255 * matplotlib.image.imread(out)[..., :3])
+    assert (pixels == (0xFD, 0xE7, 0x25)).all(-1).sum() > 10_000  # of the largest layer's row
+    assert 'class="alone"' not in opened(report(tmp_path, make_run(seed=1, records=2)))
 
 
 @needs_browser
