@@ -107,10 +107,11 @@ def returns_figure(runs: Sequence[Run]) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat[len(by_env) :]:
         panel.set_visible(False)
+    below = []
     for panel, (env, members) in zip(axes.flat, by_env.items(), strict=False):
         for label, seeds in members.items():
             if len(seeds) == 1:
-                _one_run(panel, seeds[0], label, colors[label], background=len(runs) == 1)
+                _one_run(panel, seeds[0], label, colors[label], alone=len(runs) == 1)
             else:
                 _many_seeds(panel, seeds, label, colors[label])
         panel.set_title(env, loc="left", fontsize=10, fontweight="bold")
@@ -119,10 +120,25 @@ def returns_figure(runs: Sequence[Run]) -> Figure:
         panel.set_xlim(left=0)
         panel.grid(axis="y", color="#eeeeee")
         panel.set_axisbelow(True)
-        panel.legend(loc="best")
+        if len(runs) > 1 and any(len(seeds) == 1 for seeds in members.values()):
+            label = "worst and best episode of an evaluation"
+            panel.fill([], [], color=FAINT, alpha=0.4, lw=0, label=label)
+        below.append(_legend(panel))
     for panel in axes[:, 0]:
         panel.set_ylabel("return of an evaluation episode")
+    highest = [max(below[i : i + columns]) for i in range(0, len(below), columns)]
+    figure.set_figheight(figure.get_figheight() + sum(highest))
     return figure
+
+
+def _legend(panel: Axes) -> float:
+    """Over the curves where it is short, else below them. Returns the inches of it there."""
+    lines = sum(label.count("\n") + 1 for label in panel.get_legend_handles_labels()[1])
+    if lines <= 4:
+        panel.legend(loc="best")
+        return 0.0
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5)
+    return 0.3 + 0.19 * lines
 
 
 def _many_seeds(panel: Axes, runs: Sequence[Run], name: str, color: str) -> None:
@@ -131,24 +147,24 @@ def _many_seeds(panel: Axes, runs: Sequence[Run], name: str, color: str) -> None
         panel.plot(curve["step"], curve["mean_return"], color=color, lw=0.6, alpha=0.35)
     steps, ends = (np.array([c[key][-1] for c in curves]) for key in ("step", "mean_return"))
     if max(curve["step"][0] for curve in curves) >= steps.min():  # nothing to take a mean along
-        panel.scatter(steps, ends, color=color, label=_wrapped(name, f"{len(runs)} seeds"))
+        panel.scatter(steps, ends, color=color, label=_wrapped(f"{name}: {len(runs)} seeds"))
         return
     grid = common_grid([curve["step"] for curve in curves])
     values = np.array([interpolate(grid, c["step"], c["mean_return"]) for c in curves])
     panel.fill_between(grid, *bootstrap_interval(values), color=color, alpha=0.18, lw=0)
-    label = _wrapped(name, f"IQM of {len(runs)} seeds, 95% interval")
+    label = _wrapped(f"{name}: IQM of {len(runs)} seeds, 95% interval")
     panel.plot(grid, iqm(values), color=color, lw=1.8, label=label)
 
 
-def _one_run(panel: Axes, run: Run, name: str, color: str, background: bool) -> None:
+def _one_run(panel: Axes, run: Run, name: str, color: str, alone: bool) -> None:
     curve = run.evaluations()
-    if background:
+    if alone:
         _training_episodes(panel, run)
     if "min_return" in curve and "max_return" in curve:
         low, high = curve["min_return"], curve["max_return"]
-        label = "its worst and best episode"
+        label = "its worst and best episode" if alone else None  # else one entry is for all
         _band(panel, curve["step"], low, high, color=color, alpha=0.12, label=label)
-    label = _wrapped(f"{name}, seed {run.seed}", "mean of an evaluation")
+    label = _wrapped(f"{name}, seed {run.seed}" + ": mean of an evaluation" * alone)
     x, y = curve["step"], curve["mean_return"]
     panel.plot(x, y, color=color, lw=1.6, marker=_dot(y), label=label)
 
@@ -166,9 +182,9 @@ def _band(panel: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **look:
         panel.fill_between(x, low, high, lw=0, **look)
 
 
-def _wrapped(name: str, what: str) -> str:
-    """A label no wider than a panel, however many settings are in the name."""
-    return textwrap.fill(f"{name}: {what}", 50)
+def _wrapped(label: str) -> str:
+    """A label no wider than a panel, however many settings are in it."""
+    return textwrap.fill(label, 50)
 
 
 def _training_episodes(panel: Axes, run: Run) -> None:

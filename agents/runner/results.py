@@ -21,6 +21,11 @@ from agents.doctor.history import History, Table
 
 Array = NDArray[np.float64]
 TEXT = ("learner", "layer", "nonfinite")
+BOOKKEEPING = (
+    *("checkpoint_every", "eval_every", "log_every", "eval_episodes", "max_episode_steps"),
+    *("threads", "device"),
+)
+"""Settings that nothing of what is learned follows from; some follow from others themselves."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     """The runs that differ in nothing but their seeds, by environment and label.
 
     The label is the agent's name, with the settings in which it differs from others of that name
-    in the same environment.
+    in the same environment, those of its bookkeeping only where the others do not tell them apart.
     """
 
     def task(run: Run) -> tuple[str, str]:
@@ -147,7 +152,11 @@ def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
         members = list(same)
         settings = [_settings(run) for run in members]
         names = dict.fromkeys(name for each in settings for name in each)
-        differing = [n for n in names if len({repr(each.get(n)) for each in settings}) > 1]
+        differing = [name for name in names if _kinds(settings, [name]) > 1]
+        for name in BOOKKEEPING:
+            others = [other for other in differing if other != name]
+            if _kinds(settings, others) == _kinds(settings, differing):
+                differing = others
         for run, each in zip(members, settings, strict=True):
             label = ", ".join([agent, *(f"{name}={each.get(name)}" for name in differing)])
             groups.setdefault((env, label), []).append(run)
@@ -158,6 +167,11 @@ def _settings(run: Run) -> dict[str, Any]:
     """What is to be the same in runs that are averaged over, by name."""
     config = {k: v for k, v in run.config.items() if k not in ("seed", "command", "versions")}
     return {name.removeprefix("config."): v for name, v in flattened(config).items()}
+
+
+def _kinds(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
+    """How many kinds of runs there are by the settings of these names."""
+    return len({repr([each.get(name) for name in names]) for each in settings})
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

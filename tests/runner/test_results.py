@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from agents.runner.results import (
+    Run,
     area_under_curve,
     bootstrap_interval,
     common_grid,
+    grouped,
     interpolate,
     iqm,
     read_run,
@@ -124,6 +127,27 @@ def test_bad_table_is_named(tmp_path: Path, content: str | None, message: str) -
         read_table(path, ("step",))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def labels(*settings: dict[str, Any]) -> list[str]:
+    """Of runs with these settings, each with another seed."""
+    groups = grouped([Run(Path(), "a", "E-v1", i, 0, 1, own) for i, own in enumerate(settings)])
+    return [label for (_, label), members in groups.items() for _ in members]
+
+
+def test_what_is_learned_alike_is_told_apart_by_bookkeeping_only_where_nothing_else_does() -> None:
+    kept = {"checkpoint_every": 10, "eval_every": 5, "threads": 1}
+    given = {"steps": 100, **kept, "config": {"gamma": 0.5}}
+    longer = given | {"steps": 200, "checkpoint_every": 20, "eval_every": 0}
+    other = given | {"config": {"gamma": 0.9}, "threads": 2}
+    assert labels(given, given) == ["a", "a"]
+    assert labels(given, longer, other) == [
+        *("a, steps=100, gamma=0.5", "a, steps=200, gamma=0.5", "a, steps=100, gamma=0.9"),
+    ]
+    assert labels(given, given | {"eval_every": 6}) == ["a, eval_every=5", "a, eval_every=6"]
+    assert labels(given, longer, longer | {"threads": 2}) == [
+        *("a, steps=100, threads=1", "a, steps=200, threads=1", "a, steps=200, threads=2"),
+    ]
 
 
 def test_run_knows_what_it_is(tmp_path: Path) -> None:

@@ -79,6 +79,29 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(make_run: Mak
     ]
 
 
+def test_a_long_legend_is_below_the_curves_and_says_nothing_twice(make_run: MakeRun) -> None:
+    runs = [read_run(make_run(seed=seed, steps=1000 * (1 + seed))) for seed in range(5)]
+    few, many = (returns_figure(some) for some in (runs[:2], runs))
+    for figure in (few, many):
+        figure.draw_without_rendering()
+    heights = []
+    for figure, below in ((few, False), (many, True)):
+        (panel,) = figure.axes
+        legend = panel.get_legend()
+        assert legend is not None
+        labels = [text.get_text() for text in legend.get_texts()]
+        band = "worst and best episode of an evaluation"
+        count = len(panel.lines)
+        assert labels == [
+            *(f"ppo, steps={1000 * (1 + seed)}, seed {seed}" for seed in range(count)),
+            band,
+        ]
+        assert (legend.get_window_extent().y1 < panel.bbox.y0) == below
+        assert legend.get_window_extent().y0 > 0
+        heights.append(panel.bbox.height)
+    assert heights[1] == pytest.approx(heights[0], rel=0.1)
+
+
 def test_layers_stand_in_forward_order_by_trunk(make_run: MakeRun) -> None:
     run = read_run(make_run(records=5))
     (layers,) = layers_of(run.gradients(), run.updates())
