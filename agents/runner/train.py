@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -270,8 +271,9 @@ def train(
     finally:
         for learner in agent.learners.values():
             learner.observer = None
-        for callback in run.callbacks:
-            callback.close()
+        with ExitStack() as closing:  # all of them, whichever fails
+            for callback in reversed(run.callbacks):
+                closing.callback(callback.close)
     if not run.watched:
         _tell_of_skipped(agent)
     return run

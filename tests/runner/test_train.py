@@ -73,6 +73,24 @@ def test_a_run_ends_where_its_steps_are_done():
     assert agent.steps == 15
 
 
+def test_all_callbacks_are_closed_in_their_order_whichever_fails():
+    closed = []
+
+    class Failing(Callback):
+        def __init__(self, name):
+            self.name = name
+
+        def close(self):
+            closed.append(self.name)
+            if self.name == "b":
+                raise OSError(self.name)
+
+    agent, tasks = start()
+    with pytest.raises(OSError, match="b"):
+        train(agent, tasks, 16, [Failing("a"), Failing("b"), Failing("c")])
+    assert closed == ["a", "b", "c"]
+
+
 def test_a_second_training_meets_other_episodes_and_draws_other_actions():
     class Seen(Callback):
         def __init__(self):
