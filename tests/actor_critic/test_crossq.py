@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch.nn import functional as F
 
-from agents import SAC, CrossQ, CrossQConfig, NetworkConfig, SACConfig
+from agents import SAC, CrossQ, CrossQConfig, NetworkConfig
 from agents.core.batch_renorm import EPS, BatchRenorm
 from envs.transition import Transition
 
@@ -34,9 +34,13 @@ class AnyNorm(CrossQConfig):
     def __post_init__(self) -> None: ...
 
 
+class AnyNormCrossQ(CrossQ):
+    name, Config = "any_norm_crossq", AnyNorm
+
+
 def agent(cls: Any = CrossQ, norm: str = "batch_renorm", **settings: Any) -> Any:
-    kind = SACConfig if cls is SAC else CrossQConfig if norm != "none" else AnyNorm
-    config = kind(gamma=GAMMA, batch_size=B, **settings)
+    cls = AnyNormCrossQ if cls is CrossQ and norm == "none" else cls
+    config = cls.Config(gamma=GAMMA, batch_size=B, **settings)
     small: dict[str, Any] = {"hidden_sizes": (16, 16), "norm": norm}
     network = replace(config.network, **small)
     critic_network = replace(config.critic_network, **small)
