@@ -6,7 +6,6 @@ learner for gradients and leaves its weights as they are.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from itertools import combinations
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.core.learner import Learner, Loss
+from agents.core.learner import Learner, Loss, free_copy
 from agents.core.network import Network, forbidden
 from agents.core.optimizers import Moments, OptimConfig
 
@@ -245,10 +244,7 @@ def fit_random(
     asked for one each in turn, but not those of actions that are not allowed. `inputs` are
     `(B, ...)`.
     """
-    twin = copy.deepcopy(network)
-    for parameter in twin.parameters():
-        parameter.data = parameter.data.clone()
-        parameter.__dict__.pop("is_flat", None)
+    twin = free_copy(network)
     with torch.no_grad():
         read = torch.cat([part.flatten(1) for part in inputs.values()], dim=1)
         outputs = _learned(twin, inputs)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from agents.core.gradients import GradientStatistics, Record
 from agents.core.optimizers import OptimConfig
 from agents.core.parameters import FlatParameters
 
+M = TypeVar("M", bound=nn.Module)
 Loss = Callable[..., tuple[dict[str, Tensor], dict[str, Tensor]]]
 """`loss(*inputs) -> (terms, aux)`. Pure: a function of the learner's parameters and its inputs.
 
@@ -331,7 +332,7 @@ class Target:
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
-        self.modules = {name: _copy(module) for name, module in learner.modules.items()}
+        self.modules = {name: free_copy(module) for name, module in learner.modules.items()}
         flat = FlatParameters(self.modules)
         self.vector = flat.vector
         for parameter in flat.parameters:
@@ -413,8 +414,8 @@ def _total(terms: Mapping[str, Tensor]) -> Tensor:
     return first
 
 
-def _copy(module: nn.Module) -> nn.Module:
-    """A copy with storage of its own; the weights are views of the learner's vector."""
+def free_copy(module: M) -> M:
+    """A copy that no learner has, with storage of its own: weights are views of one's vector."""
     twin = copy.deepcopy(module)
     for parameter in twin.parameters():
         parameter.data = parameter.data.clone()

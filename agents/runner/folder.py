@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.core.files import write_bytes
+from agents.core.files import locked, write_bytes
 from agents.runner.arguments import BadInput, bad_input
 from agents.runner.results import read_run
 
@@ -47,11 +46,8 @@ def claimed(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # of a file system that cannot lock
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BadInput(f"{folder} is in use by another process") from None
+        if not locked(lock):
+            raise BadInput(f"{folder} is in use by another process")
         yield
     finally:
         for path in made:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import math
 import os
@@ -14,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from agents.core.files import CheckpointError
+from agents.core.files import CheckpointError, locked
 
 Mirror = Callable[[str, Mapping[str, Any]], None]
 """Called with the file's name, without its ending, and a row that was written to it."""
@@ -40,11 +39,8 @@ class Table:
         Raises ValueError where another run writes to it, CheckpointError where rows are missing.
         """
         self._file = open(self.path, "ab")  # noqa: SIM115
-        with contextlib.suppress(OSError):  # of a file system that cannot lock
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"{self.path} is in use by another run") from None
+        if not locked(self._file.fileno()):
+            raise ValueError(f"{self.path} is in use by another run")
         if self._file.tell() < self.offset:
             raise CheckpointError(
                 f"{self.path} is shorter than it was at the checkpoint: it cannot be continued"
