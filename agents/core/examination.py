@@ -170,7 +170,8 @@ class Attribution(NamedTuple):
 
 
 def term_gradients(learner: Learner, loss: Loss, *inputs: Any) -> dict[str, Tensor]:
-    """The gradient `(P,)` of each term of a loss apart; their sum is that of the loss."""
+    """The gradient `(P,)` of each term of a loss and of each penalty apart; their sum is what the
+    learner follows."""
     terms, _ = loss(*inputs)
     found = {}
     for name, term in terms.items():
@@ -180,6 +181,9 @@ def term_gradients(learner: Learner, loss: Loss, *inputs: Any) -> dict[str, Tens
             term, learner.flat.parameters, retain_graph=True, materialize_grads=True
         )
         found[name] = torch.cat([part.reshape(-1) for part in parts])
+    for name, (_, part) in learner.penalties().items():
+        found[name] = torch.zeros_like(learner.flat.vector)
+        found[name][: learner.flat.decaying] = part
     return found
 
 

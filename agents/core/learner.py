@@ -141,8 +141,9 @@ class Learner:
         self.flat.gradient.zero_()
         _backward(terms, self.flat.parameters)
         terms = {name: term.detach() for name, term in terms.items()}
-        if self.config.l1 or self.config.l2:
-            terms |= self._penalties()
+        for name, (value, gradient) in self.penalties().items():
+            terms[name] = value
+            self.flat.gradient[: self.flat.decaying].add_(gradient)
         return terms, aux
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -224,17 +225,14 @@ class Learner:
     def _decaying(self) -> Tensor:
         return self.flat.vector[: self.flat.decaying]
 
-    def _penalties(self) -> dict[str, Tensor]:
-        """Adds the gradients of the L1 and L2 penalties, returns their values as loss terms."""
-        terms, weights = {}, self._decaying
-        gradient = self.flat.gradient[: self.flat.decaying]
-        if self.config.l1:
-            gradient.add_(weights.sign(), alpha=self.config.l1)
-            terms["l1"] = self.config.l1 * weights.abs().sum()
-        if self.config.l2:
-            gradient.add_(weights, alpha=self.config.l2)
-            terms["l2"] = 0.5 * self.config.l2 * weights.square().sum()
-        return terms
+    def penalties(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The L1 and L2 penalties there are: each one's value and its gradient `(decaying,)`."""
+        found, weights, c = {}, self._decaying, self.config
+        if c.l1:
+            found["l1"] = c.l1 * weights.abs().sum(), c.l1 * weights.sign()
+        if c.l2:
+            found["l2"] = 0.5 * c.l2 * weights.square().sum(), c.l2 * weights
+        return found
 
     def _locate(self, direction: Tensor, terms: Mapping[str, float], buffers: list[str]) -> str:
         """Names the first loss term, layer (in forward order) and statistic that are not finite."""

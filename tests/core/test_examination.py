@@ -214,14 +214,14 @@ def test_the_loss_falls_below_the_limit_and_rises_above_it(optimizer, momentum, 
     assert (last > first) == (share > 1.0)
 
 
-def actor_critic(shared):
+def actor_critic(shared, **penalties):
     network = Network(
         spaces.Box(-1, 1, (3,)),
         {"policy": 2, "value": "scalar"},
         NetworkConfig((6,), shared_trunk=shared),
         generator(),
     )
-    learner = Learner({"network": network}, OptimConfig(stats_every=0))
+    learner = Learner({"network": network}, OptimConfig(stats_every=0, **penalties))
 
     def loss(obs, scale):
         out = network(obs)
@@ -237,10 +237,12 @@ def actor_critic(shared):
 OBS = torch.randn(16, 3, generator=generator())
 
 
-def test_the_gradients_of_terms_add_up_to_the_gradient():
-    learner, loss = actor_critic(True)
+@pytest.mark.parametrize("penalties", [{}, {"l1": 0.3}, {"l1": 0.3, "l2": 0.2}])
+def test_the_gradients_of_terms_and_penalties_add_up_to_the_gradient(penalties):
+    learner, loss = actor_critic(True, **penalties)
     parts = examination.term_gradients(learner, loss, OBS, 3.0)
-    learner.gradient(loss, OBS, 3.0)
+    terms, _ = learner.gradient(loss, OBS, 3.0)
+    assert parts.keys() == terms.keys()
     whole = torch.stack(list(parts.values())).sum(0)
     assert torch.allclose(whole, learner.flat.gradient, atol=1e-6)
 
