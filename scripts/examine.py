@@ -20,7 +20,6 @@ try:
 
     import torch
     import tyro
-    from rich.console import Console
     from rich.table import Table
 
     import envs  # noqa: F401  (first: it says so if `agents` is another distribution's)
@@ -32,6 +31,7 @@ try:
     from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
     from agents.runner.examine import examine
     from agents.runner.explain import Method, Output, explain, explain_unit
+    from agents.runner.progress import UnendingConsole
 except KeyboardInterrupt:  # while this takes its time
     sys.exit(130)
 
@@ -146,9 +146,9 @@ def _replay(folder: Path) -> int:
 
 
 def _print(table: Table) -> None:
-    console = Console()
+    console = UnendingConsole()
     if not console.is_terminal:
-        console = Console(width=140)
+        console = UnendingConsole(width=140)
     console.print(table)
 
 

@@ -36,6 +36,8 @@ GRADIENTS = 16
 """Batches whose gradients the noise scale is taken from."""
 MOST_STEPS = 100_000
 """Steps of the environments after which no update fell due and none will."""
+MOST_SKIPPED = 32
+"""Updates of a learner in a row that were not finite, after which none will be."""
 
 Report = dict[str, Any]
 
@@ -81,15 +83,24 @@ def collect(run: Run, gradients: int, probe: int) -> tuple[dict[str, list[Update
     So many `gradients` of each, on transitions that none of the others saw: of what an agent goes
     over several times, the first pass. Also the observations met on the way, `(N, ...)` each. The
     agent is left as it was, its memory apart.
+
+    Raises BadInput where a learner's updates are not finite.
     """
     agent = run.agent
     made: dict[str, list[Update]] = {name: [] for name in agent.learners}
     fresh: dict[str, int] = {}
     """Transitions of the memory's batch that are still to come in each learner's first pass."""
+    skipped = dict.fromkeys(made, 0)
     seen: list[Any] = []
 
     def keep(learner: Learner, step: Step) -> None:
         found, name = step.evaluated, learner.name
+        skipped[name] = skipped[name] + 1 if step.skipped else 0
+        if skipped[name] == MOST_SKIPPED:
+            raise BadInput(
+                f"{MOST_SKIPPED} updates of {name} in a row were not finite ({step.nonfinite}): "
+                "there is nothing to examine here; --replay shows where the run's first ones broke"
+            )
         if found is None or step.skipped or len(made[name]) >= gradients:
             return
         # What passes through a network beside a transition, such as its successor, is no other.

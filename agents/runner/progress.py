@@ -27,6 +27,14 @@ PLAIN_LINES = 10
 """Lines a run prints where there is no terminal."""
 
 
+class UnendingConsole(Console):
+    """Raises BrokenPipeError where nobody reads any more; rich's own ends the whole program and
+    takes its stdout away."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # what rich has just caught
+
+
 class Progress(Callback):
     """Shows returns, evaluations and gradient statistics, on stderr unless told otherwise.
 
@@ -36,7 +44,7 @@ class Progress(Callback):
     def __init__(
         self, console: Console | None = None, heading: str = "", health: Health | None = None
     ) -> None:
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or UnendingConsole(file=sys.stderr)
         self.heading = heading
         self.health = health
         self.returns: deque[float] = deque(maxlen=100)

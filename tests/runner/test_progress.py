@@ -1,6 +1,8 @@
 """What a person sees of a run: plain lines, a live picture, and one warning."""
 
 import io
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +35,28 @@ def test_ten_plain_lines_where_there_is_no_terminal():
     for name in ("return", "evaluation", "grad norm", "skipped 0", "steps/s", "left"):
         assert name in lines[-1]
     assert lines[-1].endswith("left 0:00")
+
+
+def test_a_reader_that_reads_no_further_does_not_end_the_program():
+    code = (
+        "import sys\n"
+        "from agents.runner.progress import UnendingConsole\n"
+        "console = UnendingConsole(file=sys.stderr)\n"
+        "try:\n"
+        "    while True:\n"
+        "        console.print('a line')\n"
+        "except BrokenPipeError:\n"
+        "    print('a result')\n"
+        "    sys.stderr = None\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == "a line\n"
+        process.stderr.close()
+        assert process.stdout.read() == "a result\n"
 
 
 def test_a_terminal_sees_the_layers():

@@ -17,6 +17,7 @@ from agents import PPO, Checkpoint, Evaluate, Guard, PPOConfig, Recorder, train
 from agents.core.files import config_to_json
 from agents.core.recurrent import History
 from agents.runner import explain as explaining
+from agents.runner.arguments import BadInput
 from agents.runner.examine import collect, resumed
 from agents.runner.registry import AGENTS
 from agents.runner.train import Run
@@ -43,6 +44,14 @@ def trained(cls, folder, tasks, steps=200, callbacks=(), env="CartPole-v1", **se
     (folder / "config.json").write_text(json.dumps(config))
     train(agent, tasks, steps, [*callbacks, Checkpoint(folder)])
     return agent
+
+
+def test_updates_that_are_not_finite_are_not_waited_for(tmp_path, tasks):
+    trained(AGENTS["dqn"], tmp_path / "run", tasks)
+    run = resumed(tmp_path / "run")
+    run.agent.learners["dqn"].flat.vector.fill_(math.nan)
+    with pytest.raises(BadInput, match=r"32 updates of dqn in a row .*'td'.* --replay"):
+        collect(run, 5, 16)
 
 
 @pytest.mark.parametrize("backend", ["auto", "loop"])
