@@ -92,7 +92,8 @@ class Row:
     """With the settings in which it differs from others of its name on the task."""
     seeds: list[int]
     steps: list[int]
-    """Of the final evaluations: the budget, less where a run ended early or is unfinished."""
+    """Of the final evaluations: as many as `planned`, less where a run ended early."""
+    planned: int
     episodes: int
     """In a final evaluation."""
     returns: list[float]
@@ -241,6 +242,7 @@ def tabulate(runs: Sequence[Run], threshold: float | None = None) -> Iterator[Ro
             agent,
             seeds=[run.seed for run in members],
             steps=[int(curve["step"][-1]) for curve in curves],
+            planned=members[0].steps,
             episodes=min(int(curve["episodes"][-1]) for curve in curves),
             returns=[float(curve["mean_return"][-1]) for curve in curves],
             area=float(np.mean(areas)),
@@ -303,6 +305,14 @@ def markdown(rows: Sequence[Row], failures: Sequence[str] = ()) -> str:
         "on the way. IQM: interquartile mean over seeds, with a bootstrap interval. Area: mean of "
         "the evaluations over the whole of training. Minutes: wall time of a run.",
     ]
+    early = [
+        f"- {row.agent} on {row.task}, seed {seed}: at step {step:,} of {row.planned:,}"
+        for row in rows
+        for seed, step in zip(row.seeds, row.steps, strict=True)
+        if step < row.planned
+    ]
+    if early:
+        lines += ["", "Ended early or still training, with the last evaluation so far:", "", *early]
     if failures:
         lines += ["", "Failed:", "", *(f"- {failure}" for failure in failures)]
     return "\n".join(lines) + "\n"

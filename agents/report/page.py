@@ -92,8 +92,8 @@ def render(runs: Sequence[Run]) -> str:
                 "name": entry["name"],
                 "color": entry["color"],
                 "path": str(run.path),
-                "steps": f"{history.steps:,.0f}",
-                "final": _final(history),
+                "steps": _steps(history, run),
+                "evaluation": _last_evaluation(history),
                 "findings": found,
                 "verdict": verdict(history, found),
                 "command": run.config.get("command", ""),
@@ -120,7 +120,13 @@ def _name(run: Run, label: str, runs: Sequence[Run], several: bool) -> str:
     return f"{label}{env}, seed {run.seed}" if several else f"seed {run.seed}"
 
 
-def _final(history: History) -> str:
+def _steps(history: History, run: Run) -> str:
+    """How many it has taken, and of how many, should more be to come."""
+    planned = f" of {run.steps:,}" if history.steps < run.steps else ""
+    return f"{history.steps:,.0f}{planned}"
+
+
+def _last_evaluation(history: History) -> str:
     table = history.evaluations
     if not table:
         return "–"

@@ -142,6 +142,7 @@ def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 
     The label is the agent's name, with the settings in which it differs from others of that name
     in the same environment, those of its bookkeeping only where the others do not tell them apart.
+    A seed counts once: a second run of it has a label of its own, with its folder.
     """
 
     def task(run: Run) -> tuple[str, str]:
@@ -159,6 +160,8 @@ def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
                 differing = others
         for run, each in zip(members, settings, strict=True):
             label = ", ".join([agent, *(f"{name}={each.get(name)}" for name in differing)])
+            if any(run.seed == other.seed for other in groups.get((env, label), ())):
+                label += f", folder={run.path}"
             groups.setdefault((env, label), []).append(run)
     return groups
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from agents.runner.arguments import seed_list
 from scripts import benchmark
-from scripts.benchmark import main, runs_in, tabulate
+from scripts.benchmark import main, markdown, runs_in, tabulate
 
 MakeRun = Callable[..., Path]
 
@@ -150,6 +151,28 @@ def test_settings_that_differ_are_rows_of_their_own(make_run: MakeRun) -> None:
         ("ppo, steps=50000", [0, 1, 2]),
         ("ppo, steps=80000", [3]),
     ]
+
+
+def test_a_seed_counts_once(make_run: MakeRun) -> None:
+    folder = make_run(seed=0)
+    again = shutil.copytree(folder, folder.parent / "again")
+    make_run(seed=1, final=400.0)
+    rows = list(tabulate(runs_in(folder.parent)[0]))
+    assert [(row.agent, row.seeds) for row in rows] == [
+        ("ppo", [0, 1]),
+        (f"ppo, folder={folder}", [0]),  # `again` comes first in the alphabet
+    ]
+    assert again.is_dir()
+
+
+def test_runs_that_ended_early_are_listed(make_run: MakeRun) -> None:
+    whole, early = make_run(seed=0), make_run(seed=1)
+    runs = runs_in(whole.parent)[0]
+    assert "Ended early" not in markdown(list(tabulate(runs)))
+    lines = (early / "evaluations.csv").read_text().splitlines(keepends=True)
+    (early / "evaluations.csv").write_text("".join(lines[:-30]))
+    listed = markdown(list(tabulate(runs))).partition("Ended early")[2].splitlines()
+    assert listed[2:] == ["- ppo on CartPole-v1, seed 1: at step 12,500 of 50,000"]
 
 
 def test_a_module_is_imported_for_the_environment(

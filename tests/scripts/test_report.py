@@ -95,6 +95,21 @@ def test_runs_of_several_environments_are_told_apart(make_run: MakeRun, tmp_path
     assert '"name":"ppo on Acrobot-v1, seed 1"' in text
 
 
+def test_a_run_that_is_not_over_says_how_far_it_is(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    assert ">50,000<" in report(tmp_path, run).read_text()
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"steps": 80_000}))
+    assert ">50,000 of 80,000<" in report(tmp_path, run).read_text()
+
+
+def test_two_runs_of_one_seed_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    again = shutil.copytree(run, tmp_path / "again")
+    names = re.findall(r"<h3><i[^>]*></i>(.*?)</h3>", report(tmp_path, run, again).read_text())
+    assert names == ["ppo, seed 100", f"ppo, folder={again}, seed 100"]
+
+
 def test_thinning_keeps_peaks_and_ends() -> None:
     at, values = np.arange(1.0, 10_001), np.zeros(10_000)
     values[1234] = 7.0
