@@ -35,7 +35,7 @@ from agents.core.optimizers import OptimConfig
 from agents.core.products import fast_products
 from agents.core.schedules import linear
 from agents.core.seeding import derived, stream
-from agents.core.spaces import Actions, Observations, is_stack
+from agents.core.spaces import Actions, Observations, alike, is_stack
 from agents.exploration import Temperature
 from agents.memory import Hindsight, Replay, Rollout, Stream
 from envs.transition import Transition
@@ -297,8 +297,8 @@ class Agent:
         config = config if config is not None else self.config.network
         if config.noisy and not self.noisy:
             raise ValueError(
-                f"network.noisy explores for agents that value actions from a replay, {self.name} "
-                "has no use for it: leave it False"
+                f"network.noisy explores for DQN and its kin, {self.name} has no use for it: leave "
+                "it False"
             )
         if config.norm == "batch_renorm" and not self.batch_statistics:
             raise ValueError(
@@ -389,6 +389,11 @@ class Agent:
             raise ValueError(
                 f"hindsight is {self.config.hindsight}, but the observations have no "
                 f"achieved_goal and desired_goal: leave it 0 for {space}"
+            )
+        if not alike(*(space[name] for name in names)):
+            raise ValueError(
+                f"hindsight is {self.config.hindsight}, but achieved_goal is {space[names[0]]} and "
+                f"desired_goal {space[names[1]]}: no goal of one is one of the other, leave it 0"
             )
         achieved, desired = (self.observations.columns_of(name) for name in names)
         return {

@@ -21,6 +21,7 @@ from tests.contract.support import batches, config
 GAMMA, STEPS, ENVS = 0.9, 150, 2
 STILL = OptimConfig("sgd", lr=1e-30, stats_every=0)
 """Steps too small to change a weight."""
+HALF = OptimConfig("sgd", lr=1e-30, stats_every=0, precision="bfloat16")
 AGENTS: list[Any] = [StreamQ, StreamSARSA]
 
 
@@ -118,15 +119,19 @@ def test_over_episodes_the_steps_add_up_to_those_of_the_lambda_return(cls, lambd
     assert error < 1e-5
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_trace_is_cut_at_no_greedy_action(dropout, monkeypatch):
-    """Dropout, which is not acted with, makes no other action the best."""
-    always = {"epsilon_start": 0.0, "epsilon_end": 0.0, "network": {"dropout": dropout}}
-    agent, tasks = frozen(StreamQ, 0.8, **always)
+@pytest.mark.parametrize("changes", [{}, {"network": {"dropout": 0.3}}, {"optim": HALF}], ids=str)
+def test_a_trace_is_cut_at_no_greedy_action(changes, monkeypatch):
+    """Neither dropout nor half precision, which are not acted with, makes another one the best."""
+    agent, tasks = frozen(StreamQ, 0.8, **changes)
+    with torch.no_grad():
+        agent.network.heads["q"].bias.add_(100.0)  # next to it the actions differ by little
     decays = noted(agent, monkeypatch)
+    greedy = []
     for batch, _ in zip(batches(agent, tasks), range(STEPS), strict=False):
         agent.update(batch)
-        assert (decays[-1] == 0) == bool(batch.extras["first"])
+        greedy.append(bool(agent.network(batch.obs)["q"].argmax(-1) == batch.action))
+        assert (decays[-1] > 0) == (greedy[-1] and not batch.extras["first"])
+    assert 0 < sum(greedy) < len(greedy)
 
 
 def noted(agent: Any, monkeypatch: pytest.MonkeyPatch) -> list[float]:

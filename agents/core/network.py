@@ -64,8 +64,7 @@ class NetworkConfig:
     noisy: bool = False
     """Noise with a trained spread on all dense layers, but for the embedding of IQN's fractions
     (Fortunato et al. 2018), which explores beside random actions or, where epsilon is 0, in their
-    place; for agents that value actions from a replay. A step of acting has one noise for all
-    environments."""
+    place; for DQN and its kin. A step of acting has one noise for all environments."""
     shared_trunk: bool = True
     """One trunk for all heads, or one of its own for each head."""
     recurrent: Literal["none", "gru", "lstm"] = "none"

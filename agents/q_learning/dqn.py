@@ -61,10 +61,11 @@ class DQNConfig(AgentConfig):
     atoms: int = 51
     """Bins of a histogram, or quantiles; a scalar has none."""
     v_min: float = 0.0
-    """The least return of a histogram."""
+    """The least return of a histogram; with normalize_reward, of rewards as they are scaled."""
     v_max: float = 100.0
-    """The largest return of a histogram. With hl_gauss leave room: what is smeared out is cut off
-    at either end, and a value within a bin or two of it is learned as a little further inside."""
+    """The largest return of a histogram, likewise. With hl_gauss leave room: what is smeared out is
+    cut off at either end, and a value within a bin or two of it is learned as a little further
+    inside."""
     double: bool = True
     """Let the online network choose the next action that the target network values."""
     dueling: bool = False
@@ -114,6 +115,9 @@ class DQNConfig(AgentConfig):
             self.require_default(f"with value {self.value}", "loss")
         if self.priority_exponent == 0:
             self.require_default("without priorities", "importance_exponent", "importance_steps")
+        if self.exploration == "ez_greedy":
+            begins = self.epsilon_start > 0 or self.epsilon_end > 0
+            self.require("exploration", begins, "it with an epsilon above 0, which begins actions")
         if self.munchausen:
             plain = self.value == "scalar" and not self.double and self.n_step == 1
             self.require("munchausen", plain, "it with a scalar value, double=False and n_step=1")
@@ -285,6 +289,15 @@ class RainbowConfig(DQNConfig):
     epsilon_start: float = 0.0
     epsilon_end: float = 0.0
     network: NetworkConfig = field(default_factory=lambda: _network(noisy=True))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        random = self.epsilon_start > 0 or self.epsilon_end > 0 or self.exploration == "boltzmann"
+        if not (random or self.network.noisy):
+            raise ValueError(
+                "network.noisy is False and epsilon 0: nothing would explore, set network.noisy or "
+                "an epsilon above 0"
+            )
 
 
 class Rainbow(DQN):

@@ -83,8 +83,10 @@ class StreamQ(Agent):
         delta = self.td_target(batch, next_q).squeeze(0) - q
         # What was done before is not credited with what an action of another policy led to: the cut
         # comes before the update of an action that is not greedy, which is credited with its own.
-        # Greedy is what is best without dropout, by weights that other environments may have moved.
-        values = aux["values"][:1] if noise is None else self.network(batch.obs)["q"].detach()
+        # Greedy is what is best as one acts, without dropout and in float32, by weights that other
+        # environments may have moved.
+        as_acting = noise is None and self.config.optim.precision == "float32"
+        values = aux["values"][:1] if as_acting else self.network(batch.obs)["q"].detach()
         worse = targets.action_value(values, batch.action) < values.amax(-1)
         cut = batch.extras["first"] | worse
         decay = self.config.gamma * self.config.lambda_ * ~cut

@@ -11,7 +11,7 @@ from tests.contract.support import batches, small, task, weights
 def test_every_agent_learns_with_residual_blocks(cls):
     tasks = envs.make(task(cls), num_envs=4)
     blocks = {"hidden_sizes": (8, 8), "block": "simba", "norm": "none", "noisy": False}
-    agent = small(cls, tasks, network=blocks)
+    agent = small(cls, tasks, network=blocks, epsilon_start=0.1)  # Rainbow explores by noise alone
     began = weights(agent)
     layers = [layer for own in agent.learners.values() for layer in own.statistics.layers]
     assert any(layer.endswith("trunk.1.inner") for layer in layers)

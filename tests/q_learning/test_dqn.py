@@ -266,6 +266,22 @@ def test_its_own_defaults_do_not_keep_a_dqn_by_another_name_from_a_scalar(cls):
     assert cls.Config(value="scalar").atoms == cls.Config().atoms
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"network": NetworkConfig((8,))},
+            "nothing would explore, set network.noisy or an epsilon",
+        ),
+        ({"exploration": "ez_greedy"}, "exploration is ez_greedy: use it with an epsilon above 0"),
+    ],
+)
+def test_exploring_by_what_is_not_there_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Rainbow.Config(**changes)
+    assert Rainbow.Config(**changes, epsilon_start=0.1)
+
+
 @pytest.mark.parametrize("cls", AGENTS.values(), ids=list(AGENTS))
 def test_noisy_layers_are_for_agents_that_use_them(cls):
     if cls.Config().network.recurrent != "none":
