@@ -465,3 +465,11 @@ def test_a_mean_that_beats_most_single_returns_is_no_rise() -> None:
     assert finding.rule.name == "looks_healthy"
     risen = h.evaluations | {"mean_return": np.where(RISE < 0.7, 28.0, 101.0)}
     assert diagnose(replace(h, evaluations=risen)) == []
+
+
+@pytest.mark.parametrize(("means", "rises"), [([9.7, 29.55, 183.15], True), ([20.0] * 3, False)])
+def test_of_few_evaluations_the_first_is_not_a_late_one(means: list[float], rises: bool) -> None:
+    h = history(returns=FLAT)
+    evaluations = {"step": STEPS[[0, ROWS // 2, -1]], "mean_return": np.array(means)}
+    names = [finding.rule.name for finding in diagnose(replace(h, evaluations=evaluations))]
+    assert names == ([] if rises else ["looks_healthy"])
