@@ -60,14 +60,14 @@ class Run:
 
     def episodes(self) -> Table:
         """Training episodes: step, episode, return, length, seconds."""
-        return read_table(self.path / "episodes.csv", ("step", "return"))
+        return read_table(self.path / "episodes.csv", ("step", "return", "length"))
 
     def evaluations(self) -> Table:
         """Evaluations: step, episodes, mean_return, std_return, min_return, max_return.
 
         The last one of each step: a run that ended early was evaluated twice there.
         """
-        table = read_table(self.path / "evaluations.csv", ("step", "mean_return"))
+        table = read_table(self.path / "evaluations.csv", ("step", "episodes", "mean_return"))
         last = np.append(np.diff(table["step"]) != 0, True)
         return {name: column[last] for name, column in table.items()}
 
@@ -78,7 +78,7 @@ class Run:
 
     def gradients(self) -> Table:
         """Layers, each row a mean over an interval: step, update, learner, layer, grad_norm, …"""
-        names = ("step", "update", "learner", "layer", "grad_norm")
+        names = ("step", "update", "learner", "layer", "grad_norm", "zero_fraction")
         return read_table(self.path / "gradients.csv", names)
 
     def history(self) -> History:

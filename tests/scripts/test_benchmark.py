@@ -106,6 +106,15 @@ def test_run_without_an_evaluation_is_reported(
     assert "ppo-CartPole-v1-1/evaluations.csv: no such file" in captured.out
 
 
+def test_an_evaluation_without_the_column_of_its_episodes_is_reported(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = make_run(seed=0).parent, make_run(seed=1) / "evaluations.csv"
+    table.write_text("step,mean_return\n1000,500.0\n")
+    assert main(["--table-only", "--out", str(out)]) == 1
+    assert f"{table}: no column episodes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("files", [["evaluations.csv"], []])
 def test_run_that_has_only_just_begun_is_left_out(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], files: list[str]

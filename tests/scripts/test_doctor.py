@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import report
 from scripts.doctor import main
 
 MakeRun = Callable[..., Path]
@@ -72,6 +73,22 @@ def test_a_run_that_has_just_begun_is_not_called_healthy(
         assert f"steps: {word}\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["episodes", "updates", "gradients", "evaluations"])
+def test_a_column_that_is_missing_is_named_or_not_needed(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """By the report too, which reads the same tables."""
+    run = make_run()
+    table = run / f"{name}.csv"
+    whole = [line.split(",") for line in table.read_text().splitlines()]
+    for i, column in enumerate(whole[0]):
+        table.write_text("".join(",".join(row[:i] + row[i + 1 :]) + "\n" for row in whole))
+        for script, ask in (("doctor", main), ("report", report.main)):
+            code, error = ask([str(run)]), capsys.readouterr().err
+            line = f"{script}.py: {table}: no column {column}\n"
+            assert (code, error) in ((0, ""), (2, line))
+
+
 def test_bad_input_is_one_line(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,7 +99,7 @@ def test_bad_input_is_one_line(
     for arguments, message in (
         ([tmp_path / "nowhere"], "no such folder"),
         ([damaged / "updates.csv"], "updates.csv: a file, no folder"),
-        ([damaged], "no column learner, layer, grad_norm"),
+        ([damaged], "no column learner, layer, grad_norm, zero_fraction"),
         ([broken], "no 'env' in it"),
         ([], "run"),
     ):

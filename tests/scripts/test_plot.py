@@ -119,7 +119,8 @@ UPDATES = "step,update,learner,grad_norm,grad_norm_max,clipped,skipped\n"
 
 def write_run(path: Path, updates: str, gradients: str) -> Run:
     (path / "updates.csv").write_text(UPDATES + updates)
-    (path / "gradients.csv").write_text("step,update,learner,layer,grad_norm\n" + gradients)
+    header = "step,update,learner,layer,grad_norm,zero_fraction\n"
+    (path / "gradients.csv").write_text(header + gradients.replace("\n", ",0\n"))
     config = {"agent": "sac", "env": "Pendulum-v1", "seed": 0, "steps": 16, "num_envs": 1}
     (path / "config.json").write_text(json.dumps(config))
     return read_run(path)
