@@ -19,6 +19,7 @@ try:
     from typing import Any
 
     import gymnasium
+    import numpy as np
     import tyro
 
     import envs  # (first: it says so if `agents` is another distribution's)
@@ -118,13 +119,17 @@ def _task(a: Arguments) -> tuple[str, dict[str, Any]]:
 
 
 def _record(agent: Agent, env: str, options: dict[str, Any], a: Arguments, video: Path) -> None:
-    """Write a video of the first episode. Raises ValueError when an extra is missing."""
+    """Write a video of the first episode.
+
+    Raises BadInput when an extra is missing or the environment draws no picture.
+    """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
     with tempfile.TemporaryDirectory() as folder:
         try:
             task = envs.make_one(env, render_mode="rgb_array", **options)
             task.reset()
-            task.render()  # what is missing shows before the recorder has begun
+            if not _draws(task):  # what is missing shows before the recorder has begun
+                raise BadInput(f"--video needs pictures, and {env} draws none: leave --video out")
             task = gymnasium.wrappers.RecordVideo(
                 task,
                 f"{folder}/video",
@@ -136,6 +141,14 @@ def _record(agent: Agent, env: str, options: dict[str, Any], a: Arguments, video
         except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
             raise BadInput(envs.missing_package("--video", error)) from None
         shutil.move(next(Path(folder).glob("video/*.mp4")), video)
+
+
+def _draws(task: gymnasium.Env[Any, Any]) -> bool:
+    """Whether an environment draws a picture of itself."""
+    try:
+        return isinstance(task.render(), np.ndarray)
+    except NotImplementedError:
+        return False
 
 
 if __name__ == "__main__":

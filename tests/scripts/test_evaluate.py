@@ -2,11 +2,13 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import pytest
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 import envs
 from agents import PPO, Checkpoint, Recorder, Run, load, train
@@ -114,6 +116,24 @@ def test_a_missing_extra_is_named(run, folder, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     result = run(folder, "--video", tmp_path / "a.mp4")
     refused(result, f"--video needs {package}: pip install 'chainrule[envs]'")
+
+
+class Undrawn(CartPoleEnv):
+    render = gymnasium.Env.render
+
+
+class DrawnBlank(CartPoleEnv):
+    def render(self):
+        return None
+
+
+@pytest.mark.parametrize("made", [Undrawn, DrawnBlank])
+def test_a_video_of_what_draws_no_picture_is_refused(run, folder, tmp_path, monkeypatch, made):
+    spec = gymnasium.spec("CartPole-v1")
+    monkeypatch.setitem(gymnasium.registry, spec.id, replace(spec, entry_point=made))
+    result = run(folder, "--video", tmp_path / "a.mp4")
+    refused(result, "--video needs pictures, and CartPole-v1 draws none")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_module_is_imported_for_the_environment(run, folder, tmp_path):
