@@ -290,6 +290,41 @@ def test_a_critic_with_settings_of_its_own_is_judged_and_advised_by_them() -> No
     assert fields == ["agent.critic_network.activation", "agent.critic_network.hidden_sizes"]
 
 
+def critic_and_actor(critic: Any, actor: Any, **settings: Any) -> History:
+    """Each with what it skipped in each row, the critic's rows before the actor's."""
+    tables = [history({"skipped": skipped}).updates for skipped in (critic, actor)]
+    for table, name in zip(tables, ("critic", "actor"), strict=True):
+        table["learner"][:] = name
+    both = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    config = {"critic_optim": optim()["optim"]} | settings
+    return replace(history(config=config), updates=both, gradients={})
+
+
+@pytest.mark.parametrize(("row", "often"), [(4, 100), (5, 300)])
+def test_the_learner_that_failed_first_is_told_first(row: int, often: int) -> None:
+    """By an earlier row, or in the same one by a larger share of its updates."""
+    critic, actor = np.zeros((2, ROWS))
+    critic[5], actor[row] = 200, often
+    evidence = diagnose(critic_and_actor(critic, actor))[0].evidence
+    assert (evidence.learner, evidence.began) == ("actor", STEPS[row])
+    assert evidence.because == (
+        f"{often} of {6400 + often} updates of actor and 200 of 6600 updates of critic were not "
+        f"finite and were left out; the first by step {STEPS[row]:,.0f}: loss term 'value'."
+    )
+
+
+def test_where_updates_are_not_finite_the_rate_that_is_too_high_is_lowered() -> None:
+    """Of a layer of 64 units 1e20 moves 5.7e20 of its length, where 0.01 is usual.
+
+    What it spoils is the other's loss first, which is made of its outputs.
+    """
+    high, none = optim(lr=1e20)["optim"], np.zeros(ROWS)
+    assert flags(critic_and_actor(LATE, none, optim=high))[2] == "--agent.optim.lr 0.002"
+    spoiled = critic_and_actor(none, LATE, critic_optim=high)
+    assert flags(spoiled)[2] == "--agent.critic-optim.lr 0.002"
+    assert flags(critic_and_actor(none, LATE))[2] == "--agent.optim.lr 3e-05"
+
+
 def test_a_histogram_is_given_room_on_the_side_where_returns_are() -> None:
     def flags(low: float, high: float, returns: float) -> list[str]:
         h = history(estimate=returns, config={**HISTOGRAM, "v_min": low, "v_max": high})

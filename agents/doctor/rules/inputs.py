@@ -9,31 +9,68 @@ import numpy as np
 from agents.doctor.finding import Advice, Evidence, severity
 from agents.doctor.history import History
 from agents.doctor.rules.advice import clip_reward, explore, lower_lr, normalize_reward
+from agents.doctor.rules.reading import FIRST_RATIO, FIRST_TOO_FAR, first_step
 from agents.doctor.statistics import STATISTICS
 
 
 def non_finite(h: History) -> Evidence | None:
     """Steps were skipped because the loss or its gradient was not finite."""
-    for learner, (at, own) in h.rows.items():
-        bad = own["skipped"] > 0
-        if bad.any():
-            where = next((str(w) for w in own.get("nonfinite", []) if w), "unknown")
-            skipped, made = float(own["skipped"].sum()), float(own["update"][-1])
-            return Evidence(
-                f"{skipped:.0f} of {skipped + made:.0f} updates of {learner} were not finite and "
-                f"were left out; the first at step {at[bad][0]:,.0f}: {where}.",
-                (
-                    Advice("look for NaN or infinity in what the environment gives: obs, reward"),
-                    Advice("take the step again: python scripts/examine.py RUN --replay"),
-                    *lower_lr(h, learner, 10.0, "if it is finite: the weights have run away"),
-                ),
-                "skipped_share",
-                learner,
-                float(at[bad][0]),
-                severity(skipped / (skipped + made), 1e-4),
-                {"skipped": skipped, "updates": made},
-            )
-    return None
+    failing = [name for name in h.learners if h.rows[name][1]["skipped"].any()]
+    if not failing:
+        return None
+    failing.sort(key=lambda name: _failed(h, name))
+    counts = {name: _skipped_and_tried(h, name) for name in failing}
+    parts = [f"{bad:.0f} of {tried:.0f} updates of {name}" for name, (bad, tried) in counts.items()]
+    first = failing[0]
+    at, own = h.rows[first]
+    skipped, tried = counts[first]
+    row = np.argmax(own["skipped"] > 0)
+    where = next((str(w) for w in own.get("nonfinite", []) if w), "unknown")
+    fast, factor = _at_fault(h, first)
+    return Evidence(
+        f"{' and '.join(parts)} were not finite and were left out; the first by step "
+        f"{own['step'][row]:,.0f}: {where}.",
+        (
+            Advice("look for NaN or infinity in what the environment gives: obs, reward"),
+            Advice("take the step again: python scripts/examine.py RUN --replay"),
+            *lower_lr(h, fast, factor, f"if it is finite: the weights of {fast} have run away"),
+        ),
+        "skipped_share",
+        first,
+        float(at[row]),
+        severity(skipped / tried, 1e-4),
+        {"skipped": skipped, "updates": tried - skipped},
+    )
+
+
+def _skipped_and_tried(h: History, learner: str) -> tuple[float, float]:
+    """How many updates of a learner were left out, and of how many."""
+    own = h.rows[learner][1]
+    skipped = float(own["skipped"].sum())
+    return skipped, skipped + float(own["update"][-1])
+
+
+def _failed(h: History, learner: str) -> tuple[float, float]:
+    """What learners are ordered by: the end of the interval in which their first update failed.
+
+    In the same one, first whose updates failed more often: what fails mostly goes on to.
+    """
+    own, share = h.rows[learner][1], h.series("skipped_share", learner).values
+    row = np.argmax(share > 0)
+    return float(own["step"][row]), -float(share[row])
+
+
+def _at_fault(h: History, failing: str) -> tuple[str, float]:
+    """Whose learning rate to lower if what it is fed is finite, and by which factor.
+
+    The learner whose first step moves its weights farthest, where that is too far: the losses of
+    others are made of its outputs, and may fail before its own does. Else the one that failed.
+    """
+    moves = {name: first_step(h, name)[0] for name in h.learners}
+    farthest = max(moves, key=moves.__getitem__)
+    if moves[farthest] > FIRST_TOO_FAR:
+        return farthest, moves[farthest] / FIRST_RATIO
+    return failing, 10.0
 
 
 def observations(h: History) -> Evidence | None:

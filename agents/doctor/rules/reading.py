@@ -11,6 +11,12 @@ from agents.doctor.history import History, part_of
 
 FEWEST_ROWS = 8
 """Rows of a statistic below which nothing is concluded from it."""
+FIRST_RATIO = 1e-2
+"""The usual update / weight of Adam's first steps, which are its longest, since gradients agree
+where weights have not moved; PPO and DQN with their presets for CartPole begin with 6e-3 and
+1.1e-2."""
+FIRST_TOO_FAR = 0.1
+"""The same, from which on a first step may throw a network off."""
 RISEN = 0.8
 """How often a late return beats an early one, at least, where it has risen (calibrated)."""
 RISEN_MEAN = 0.98
@@ -74,3 +80,16 @@ def lr_of(h: History, learner: str) -> float:
     """Its learning rate; 0 for one that has none, as a trust region's policy."""
     searched = learner == "policy" and h.setting("max_kl") is not None
     return 0.0 if searched else setting_of(h, learner, "optim.lr") or 0.0
+
+
+def first_step(h: History, learner: str) -> tuple[float, float]:
+    """What a first step of Adam's kind moves of the widest layer, and that layer's weight norm.
+
+    An orthogonal square layer of n units and gain √2 has √(2n); a step of lr for each of its n²
+    weights is n lr long. 0 where it cannot be told.
+    """
+    units = max(setting_of(h, learner, "network.hidden_sizes") or (0,))
+    if not units or setting_of(h, learner, "optim.optimizer") not in ("adam", "adamw", "rmsprop"):
+        return 0.0, 0.0
+    usual = math.sqrt(2 * units)
+    return units * lr_of(h, learner) / usual, usual

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from agents.doctor.finding import Advice, Evidence, severity
 from agents.doctor.history import History, Series
 from agents.doctor.rules.advice import limit_norm, lower_lr, rounded
-from agents.doctor.rules.reading import FEWEST_ROWS, field_of, flat, lr_of, setting_of
+from agents.doctor.rules.reading import (
+    FEWEST_ROWS,
+    FIRST_RATIO,
+    FIRST_TOO_FAR,
+    field_of,
+    first_step,
+    flat,
+    lr_of,
+    setting_of,
+)
 from agents.doctor.statistics import STATISTICS
 
 USUAL_RATIO = 1e-3
 """The usual update / weight (Karpathy 2015; common practice since)."""
-FIRST_RATIO = 1e-2
-"""The same of Adam's first steps, which are its longest, since gradients agree where weights have
-not moved; PPO and DQN with their presets for CartPole begin with 6e-3 and 1.1e-2."""
 CUT = 500.0
 """Times its limit that a gradient is long in the median, before the limit sets the step; healthy
 runs of PPO on CartPole come to 300 (calibrated)."""
@@ -35,7 +39,7 @@ def lr_too_high(h: History) -> Evidence | None:
         if len(ratio.values) < FEWEST_ROWS or not lr_of(h, learner):
             continue
         size = max(ratio.middle(), float(np.median(ratio.early())) / 3)
-        first, usual = _first_step(h, learner)
+        first, usual = first_step(h, learner)
         grown = float(np.median(norm.values)) / usual if usual else 0.0
         if size > limit:
             because = (
@@ -43,7 +47,7 @@ def lr_too_high(h: History) -> Evidence | None:
                 f"{USUAL_RATIO:.1%} is usual."
             )
             factor = size / USUAL_RATIO
-        elif first > 0.1 and (grown > 2.5 or ratio.values[0] > limit / 3):
+        elif first > FIRST_TOO_FAR and (grown > 2.5 or ratio.values[0] > limit / 3):
             because = (
                 f"At a learning rate of {lr_of(h, learner):g} a first step moves weights by "
                 f"{first:.0%} of themselves, and those of {learner} have run away: its largest "
@@ -57,24 +61,11 @@ def lr_too_high(h: History) -> Evidence | None:
             lower_lr(h, learner, factor, "which brings updates to the usual size"),
             "update_ratio",
             learner,
-            float(ratio.at[0]) if first > 0.1 else ratio.began(ratio.values > limit / 3),
+            float(ratio.at[0]) if first > FIRST_TOO_FAR else ratio.began(ratio.values > limit / 3),
             severity(size, limit),
             {"update_ratio": size, "weights_grown": grown},
         )
     return None
-
-
-def _first_step(h: History, learner: str) -> tuple[float, float]:
-    """What a first step of Adam's kind moves of the widest layer, and that layer's weight norm.
-
-    An orthogonal square layer of n units and gain √2 has √(2n); a step of lr for each of its n²
-    weights is n lr long. 0 where it cannot be told.
-    """
-    units = max(setting_of(h, learner, "network.hidden_sizes") or (0,))
-    if not units or setting_of(h, learner, "optim.optimizer") not in ("adam", "adamw", "rmsprop"):
-        return 0.0, 0.0
-    usual = math.sqrt(2 * units)
-    return units * lr_of(h, learner) / usual, usual
 
 
 def lr_too_low(h: History) -> Evidence | None:
