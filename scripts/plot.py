@@ -249,31 +249,31 @@ def gradients_figure(run: Run) -> Figure:
 def _total_norm(
     panel: Axes, updates: Table, learners: Sequence[str], config: dict[str, Any]
 ) -> None:
+    skipped = np.empty(0)
     for learner, color in zip(learners, cycle(COLORS), strict=False):
         own = rows_of(updates, learner)
         at, mean = positions(own), own["grad_norm"]
-        name = f"{learner}, " if len(learners) > 1 else ""
-        label = f"{name}mean of an interval"
-        panel.plot(at, mean, color=color, lw=1.2, marker=_dot(mean), label=label, clip_on=False)
-        label, look = f"{name}up to its maximum", {"color": color, "alpha": 0.2, "clip_on": False}
-        _band(panel, at, mean, own["grad_norm_max"], label=label, **look)
-        skipped = own["skipped"] > 0
-        if skipped.any():
-            panel.plot(
-                at[skipped],
-                np.full(skipped.sum(), 0.97),
-                "v",
-                transform=panel.get_xaxis_transform(),
-                color=ALARM,
-                ms=5,
-                clip_on=False,
-                label=f"{name}skipped: not finite",
-            )
+        panel.plot(at, mean, color=color, lw=1.2, marker=_dot(mean), label=learner, clip_on=False)
+        _band(panel, at, mean, own["grad_norm_max"], color=color, alpha=0.2, clip_on=False)
+        skipped = np.append(skipped, at[own["skipped"] > 0])
+    if skipped.size:
+        panel.plot(
+            skipped,
+            np.full(skipped.size, 0.97),
+            "v",
+            transform=panel.get_xaxis_transform(),
+            color=ALARM,
+            ms=5,
+            clip_on=False,
+            label="skipped: not finite",
+        )
     panel.set_yscale("log")
     limits = set(_values(config.get("config"), "max_grad_norm"))
     if len(limits) == 1:
         limit = limits.pop()
         panel.axhline(limit, color=INK, lw=0.8, ls=(0, (4, 3)), label=f"clipped above {limit:g}")
+    label = "mean to maximum of an interval"  # one entry for all learners
+    panel.fill([], [], color=FAINT, alpha=0.4, lw=0, label=label)
     panel.fill_between([], [], label="no record", **NO_RECORD)
     _decimal_ticks(panel.yaxis)
     panel.set_ylabel("total\ngradient norm")

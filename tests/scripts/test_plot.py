@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from matplotlib.collections import LineCollection
 
 from agents.doctor.history import layers_of, positions
 from agents.runner.results import Run, read_run
-from scripts.plot import gradients_figure, main, returns_figure
+from scripts.plot import STYLE, gradients_figure, main, returns_figure
 
 MakeRun = Callable[..., Path]
 
@@ -180,6 +181,45 @@ def test_gradients_mark_the_steps_that_were_skipped_and_the_limit(make_run: Make
     labels = gradients_figure(run).axes[1].get_legend_handles_labels()[1]
     assert "skipped: not finite" in labels
     assert "clipped above 0.5" in labels
+
+
+def run_with_all_entries(path: Path, learners: Sequence[str]) -> Run:
+    """Its legend has every entry there can be: a step of each learner was skipped, one clipped."""
+    updates = "".join(f"8,1,{name},1,2,1,0\n16,1,{name},,,0,1\n" for name in learners)
+    run = write_run(path, updates, "".join(f"8,1,{name},head,1\n" for name in learners))
+    run.config["config"] = {"optim": {"max_grad_norm": 0.5}}
+    return run
+
+
+LEARNERS = [("recurrent_ppo",), ("value", "policy"), ("critic", "actor", "temperature")]
+
+
+@pytest.mark.parametrize("learners", LEARNERS)
+def test_what_holds_for_all_learners_is_said_once(tmp_path: Path, learners: Sequence[str]) -> None:
+    total = gradients_figure(run_with_all_entries(tmp_path, learners)).axes[1]
+    assert total.get_legend_handles_labels()[1] == [
+        *learners,
+        "skipped: not finite",
+        "clipped above 0.5",
+        "mean to maximum of an interval",
+        "no record",
+    ]
+
+
+@pytest.mark.parametrize("learners", LEARNERS)
+def test_the_whole_legend_stands_over_panels_of_full_width(
+    tmp_path: Path, learners: Sequence[str]
+) -> None:
+    with mpl.rc_context(STYLE):
+        figure = gradients_figure(run_with_all_entries(tmp_path, learners))
+        figure.draw_without_rendering()
+    total = figure.axes[1]
+    legend = total.get_legend()
+    assert legend is not None
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert total.bbox.y1 <= box.y0 < box.y1 <= figure.bbox.y1
+    assert total.bbox.width > 0.6 * figure.bbox.width
 
 
 def test_gradients_are_drawn_where_none_is_finite(make_run: MakeRun, tmp_path: Path) -> None:
