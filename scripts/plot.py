@@ -13,7 +13,6 @@ try:
     import textwrap
     from collections.abc import Iterator, Sequence
     from dataclasses import dataclass
-    from itertools import cycle
     from pathlib import Path
     from typing import Any, Literal
 
@@ -93,14 +92,19 @@ def draw(options: Options) -> None:
         figure.savefig(options.out, metadata=metadata)
 
 
+def _look(i: int) -> dict[str, Any]:
+    """Colour and line style of the i-th curve of a panel: no two of 21 share both."""
+    return {"color": COLORS[i % len(COLORS)], "ls": ("-", "--", ":")[i // len(COLORS) % 3]}
+
+
 # ------------------------------------------------------------------------------------- returns
 
 
 def returns_figure(runs: Sequence[Run]) -> Figure:
-    """Evaluation returns against steps: a panel for each environment, a colour for each agent."""
+    """Evaluation returns against steps: a panel for each environment, a look for each agent."""
     groups = grouped(runs)
     by_env = {env: {label: g for (e, label), g in groups.items() if e == env} for env, _ in groups}
-    colors = dict(zip(sorted({label for _, label in groups}), cycle(COLORS), strict=False))
+    looks = {label: _look(i) for i, label in enumerate(sorted({label for _, label in groups}))}
     columns = min(3, len(by_env))
     rows = math.ceil(len(by_env) / columns)
     figure = Figure(figsize=(max(6.4, 4.6 * columns), 3.8 * rows), layout="constrained")
@@ -111,9 +115,9 @@ def returns_figure(runs: Sequence[Run]) -> Figure:
     for panel, (env, members) in zip(axes.flat, by_env.items(), strict=False):
         for label, seeds in members.items():
             if len(seeds) == 1:
-                _one_run(panel, seeds[0], label, colors[label], alone=len(runs) == 1)
+                _one_run(panel, seeds[0], label, looks[label], alone=len(runs) == 1)
             else:
-                _many_seeds(panel, seeds, label, colors[label])
+                _many_seeds(panel, seeds, label, looks[label])
         panel.set_title(env, loc="left", fontsize=10, fontweight="bold")
         panel.set_xlabel("environment steps")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -141,10 +145,11 @@ def _legend(panel: Axes) -> float:
     return 0.3 + 0.19 * lines
 
 
-def _many_seeds(panel: Axes, runs: Sequence[Run], name: str, color: str) -> None:
+def _many_seeds(panel: Axes, runs: Sequence[Run], name: str, look: dict[str, Any]) -> None:
+    color = look["color"]
     curves = [run.evaluations() for run in runs]
     for curve in curves:
-        panel.plot(curve["step"], curve["mean_return"], color=color, lw=0.6, alpha=0.35)
+        panel.plot(curve["step"], curve["mean_return"], **look, lw=0.6, alpha=0.35)
     steps, ends = (np.array([c[key][-1] for c in curves]) for key in ("step", "mean_return"))
     if max(curve["step"][0] for curve in curves) >= steps.min():  # nothing to take a mean along
         panel.scatter(steps, ends, color=color, label=_wrapped(f"{name}: {len(runs)} seeds"))
@@ -153,20 +158,20 @@ def _many_seeds(panel: Axes, runs: Sequence[Run], name: str, color: str) -> None
     values = np.array([interpolate(grid, c["step"], c["mean_return"]) for c in curves])
     panel.fill_between(grid, *bootstrap_interval(values), color=color, alpha=0.18, lw=0)
     label = _wrapped(f"{name}: IQM of {len(runs)} seeds, 95% interval")
-    panel.plot(grid, iqm(values), color=color, lw=1.8, label=label)
+    panel.plot(grid, iqm(values), **look, lw=1.8, label=label)
 
 
-def _one_run(panel: Axes, run: Run, name: str, color: str, alone: bool) -> None:
+def _one_run(panel: Axes, run: Run, name: str, look: dict[str, Any], alone: bool) -> None:
     curve = run.evaluations()
     if alone:
         _training_episodes(panel, run)
     if "min_return" in curve and "max_return" in curve:
         low, high = curve["min_return"], curve["max_return"]
         label = "its worst and best episode" if alone else None  # else one entry is for all
-        _band(panel, curve["step"], low, high, color=color, alpha=0.12, label=label)
+        _band(panel, curve["step"], low, high, color=look["color"], alpha=0.12, label=label)
     label = _wrapped(f"{name}, seed {run.seed}" + ": mean of an evaluation" * alone)
     x, y = curve["step"], curve["mean_return"]
-    panel.plot(x, y, color=color, lw=1.6, marker=_dot(y), label=label)
+    panel.plot(x, y, **look, lw=1.6, marker=_dot(y), label=label)
 
 
 def _dot(values: np.ndarray) -> str:
@@ -250,11 +255,11 @@ def _total_norm(
     panel: Axes, updates: Table, learners: Sequence[str], config: dict[str, Any]
 ) -> None:
     skipped = np.empty(0)
-    for learner, color in zip(learners, cycle(COLORS), strict=False):
-        own = rows_of(updates, learner)
+    for i, learner in enumerate(learners):
+        own, look = rows_of(updates, learner), _look(i)
         at, mean = positions(own), own["grad_norm"]
-        panel.plot(at, mean, color=color, lw=1.2, marker=_dot(mean), label=learner, clip_on=False)
-        _band(panel, at, mean, own["grad_norm_max"], color=color, alpha=0.2, clip_on=False)
+        panel.plot(at, mean, **look, lw=1.2, marker=_dot(mean), label=learner, clip_on=False)
+        _band(panel, at, mean, own["grad_norm_max"], color=look["color"], alpha=0.2, clip_on=False)
         skipped = np.append(skipped, at[own["skipped"] > 0])
     if skipped.size:
         panel.plot(
@@ -375,10 +380,9 @@ def _dormant(learners: Sequence[Layers]) -> Iterator[tuple[str, np.ndarray, np.n
 
 def _dormant_units(panel: Axes, layers: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
     for i, (name, at, share) in enumerate(layers):
-        style = ("-", "--", ":")[i // len(COLORS) % 3] + _dot(share)
-        color = COLORS[i % len(COLORS)]
         # Above the axis and not clipped by it, so that a line at 0 is seen whole.
-        panel.plot(at, share, style, color=color, lw=1.2, label=name, clip_on=False, zorder=3)
+        look = {**_look(i), "marker": _dot(share), "clip_on": False, "zorder": 3}
+        panel.plot(at, share, **look, lw=1.2, label=name)
     most = max(np.nanmax(share) for _, _, share in layers)
     if most == 0:
         panel.text(0.5, 0.5, "no dormant units", transform=panel.transAxes, ha="center")

@@ -11,6 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
 
 from agents.doctor.history import layers_of, positions
 from agents.runner.results import Run, read_run
@@ -78,6 +79,16 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(make_run: Mak
     assert labels == [
         f"ppo, optim.lr={lr}: IQM of 2 seeds, 95% interval" for lr in ("0.001", "0.0001")
     ]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_curves_that_share_a_colour_differ_in_style(make_run: MakeRun, seeds: int) -> None:
+    """Eleven agents, with one run and with several: there are seven colours."""
+    paths = [make_run(f"agent{i:02}", seed=seed) for i in range(11) for seed in range(seeds)]
+    (panel,) = returns_figure([read_run(path) for path in paths]).axes
+    handles, _ = panel.get_legend_handles_labels()
+    lines = [handle for handle in handles if isinstance(handle, Line2D)]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 11
 
 
 def test_a_long_legend_is_below_the_curves_and_says_nothing_twice(make_run: MakeRun) -> None:
