@@ -67,7 +67,6 @@ def render(runs: Sequence[Run]) -> str:
             {"env": env, "label": label, "color": COLORS[i % len(COLORS)]}
             for i, (env, label) in enumerate(groups)
         ],
-        "colors": COLORS,
         "statistics": {name: _band(statistic) for name, statistic in STATISTICS.items()},
         "heat": HEAT,
     }
