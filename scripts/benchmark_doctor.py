@@ -267,8 +267,12 @@ FOR_PENDULUM = (
     "--num-envs 4 --agent.gamma 0.9 --agent.rollout-size 1024 --agent.optim.lr 1e-3 "
     "--agent.normalize-reward"
 )
-# What learns something within a minute; the presets take their time to land.
-DQN_FOR_LANDER = "--agent.batch-size 64 --agent.epsilon-steps 10000"
+# What learns something within a minute; a preset takes its time to land.
+DQN_FOR_LANDER = (
+    "--no-preset --num-envs 8 --agent.normalize-reward --agent.loss squared --agent.n-step 3 "
+    "--agent.target-every 1 --agent.tau 0.01 --agent.epsilon-steps 10000 --agent.epsilon-end 0.02 "
+    "--agent.optim.lr 7e-4 --agent.optim.schedule linear"
+)
 PPO_FOR_LANDER = (
     "--num-envs 8 --agent.gamma 0.99 --agent.rollout-size 1024 --agent.optim.lr 1e-3 "
     "--agent.optim.schedule linear --agent.normalize-reward"
