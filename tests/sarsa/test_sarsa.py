@@ -140,17 +140,32 @@ def test_expected_sarsa_from_replay_with_a_greedy_policy_is_dqn(double, dueling)
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("exploration", ["epsilon_greedy", "boltzmann"])
 def test_expected_sarsa_from_replay_values_the_policy_that_acts_now(double, exploration):
-    agent, batch = batch_of(ExpectedSARSA, double=double, exploration=exploration, **HALF)
+    settings: dict[str, Any] = {"double": double, "exploration": exploration, **HALF}
+    if exploration == "boltzmann":
+        settings |= {"temperature": 0.3}
+    agent, batch = batch_of(ExpectedSARSA, **settings)
     with torch.no_grad():
         next_q = agent.target.modules["network"](batch.next_obs)["q"]
         selector = agent.network(batch.next_obs)["q"] if double else next_q
     if exploration == "boltzmann":
-        policy = selector.exp() / selector.exp().sum(-1, keepdim=True)
+        policy = torch.exp(selector / 0.3) / torch.exp(selector / 0.3).sum(-1, keepdim=True)
     else:
         policy = 0.25 + 0.5 * (selector == selector.amax(-1, keepdim=True))
     ahead = torch.where(batch.terminated, 0.0, (policy * next_q).sum(-1))
     wanted = batch.reward + agent.config.gamma * ahead
     torch.testing.assert_close(agent.td_target(batch, batch.next_obs), wanted)
+
+
+@pytest.mark.parametrize("settings", [HALF, {"exploration": "boltzmann", "temperature": 0.3}])
+@pytest.mark.parametrize("cls", [SARSA, ExpectedSARSA])
+def test_it_acts_with_the_frequencies_of_the_policy_that_it_values(cls, settings):
+    agent = small(cls, tasks(), **settings)
+    obs = torch.zeros(1, 4)
+    with torch.no_grad():
+        agent.network.heads["q"].bias.copy_(torch.tensor([0.0, 0.3]))
+        policy = agent.policy(agent.network(obs)["q"])
+    drawn = agent.act(obs.expand(4000, -1).numpy(), explore=True)
+    assert drawn.mean() == pytest.approx(float(policy[0, 1]), abs=0.03)
 
 
 @pytest.mark.parametrize(
