@@ -202,12 +202,15 @@ def test_the_bound_has_the_value_of_its_formula():
 
 @pytest.mark.parametrize("cls", AGENTS)
 def test_a_step_is_that_of_obgd(cls, monkeypatch):
-    """What is followed is δ z over M, with z and δ from the first transitions of an episode."""
+    """What is followed is δ z over M, with z and δ from the first transitions of an episode, and α
+    from the middle of a schedule that begins at 1."""
     agent, tasks = frozen(cls, 0.8)
     agent.traces.kappa = 3.0
-    agent.learner.config = replace(STILL, lr=0.5)
+    agent.learner.config = replace(STILL, lr=1.0, schedule="linear")
     taken = along(agent, monkeypatch)
     batch = next(batches(agent, tasks))
+    agent.plan(2 * agent.steps)
+    assert agent.learner.lr == 0.5
     q = agent.network(torch.cat([batch.obs, batch.next_obs]))["q"]
     chosen = q[0, int(batch.action)]
     gradients = torch.autograd.grad(chosen, agent.learner.flat.parameters)
