@@ -2,9 +2,11 @@
 
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from scipy import stats
 from torch import Tensor
 
 from agents import losses, targets
@@ -108,6 +110,17 @@ def test_the_target_expects_the_reward_and_the_discounted_successor(kind):
 def test_the_expectation_is_the_mean_of_what_is_represented(kind):
     certain = torch.tensor([0.0, -1.7, 2.5, 1.0])
     same(value(kind).expectation(certain_of(kind, certain)), certain, atol=1e-5, rtol=0.0)
+
+
+def test_hl_gauss_smears_the_expected_target_out_by_three_quarters_of_a_bin():
+    """Farebrother et al. 2024: the mass of a normal distribution in each bin, σ / width = 0.75."""
+    worth, successor = value("hl_gauss"), part("hl_gauss")
+    expected = REWARD + DISCOUNT * worth.expectation(successor)
+    width = (HIGH - LOW) / (ATOMS - 1)
+    edges = LOW + width * (np.arange(ATOMS + 1) - 0.5)
+    mass = stats.norm.cdf(edges, expected.numpy()[:, None], 0.75 * width)
+    wanted = np.diff(mass) / (mass[:, -1:] - mass[:, :1])  # what lies outside is cut off
+    np.testing.assert_allclose(worth.target(REWARD, DISCOUNT, successor), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["categorical", "hl_gauss"])
