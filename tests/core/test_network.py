@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -582,6 +583,18 @@ def test_noise_comes_from_its_generator_alone_and_differs_from_draw_to_draw():
             assert not torch.equal(one, two)
         assert [len(x) for x in first] == [13, 16, 12, 9]
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_acting_and_learning_draw_factors_of_the_same_size():
+    """f(x) = sgn(x) √|x| of standard normal numbers, so that f |f| is standard normal again."""
+    network: Any = build(noisy=True)
+    source, rng = generator(3), np.random.default_rng(3)
+    for draw in (
+        lambda: network.sample_noise((7,), source),
+        lambda: network.sample_exploration(rng),
+    ):
+        f = torch.cat([torch.cat(draw()) for _ in range(100)])
+        assert stats.kstest((f * f.abs()).numpy(), "norm").pvalue > 0.01
 
 
 def test_the_spread_begins_at_half_over_the_root_of_the_inputs():
