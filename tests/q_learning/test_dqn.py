@@ -182,6 +182,13 @@ def test_the_priorities_of_a_batch_become_its_absolute_errors():
     np.testing.assert_allclose(held[place], error.abs().numpy() ** 0.6, rtol=1e-3, atol=1e-3)
 
 
+def test_the_exponent_of_the_weights_rises_from_the_configs_start_over_its_steps():
+    settings = {"priority_exponent": 0.6, "importance_exponent": 0.2, "importance_steps": 200}
+    agent, _ = batch_of(DQN, **settings)
+    assert 0 < agent.steps < 200
+    assert agent.memory.beta == pytest.approx(0.2 + 0.8 * agent.steps / 200)
+
+
 def test_a_skipped_step_tells_the_memory_nothing(monkeypatch):
     agent, batch = batch_of(Rainbow)
     reward = batch.reward.clone()
