@@ -86,6 +86,18 @@ def test_each_member_bootstraps_from_its_own_target_and_prior(tasks, double):
             assert got[k, b] == pytest.approx(float(batch.reward[b]) + future, abs=1e-5)
 
 
+def test_an_update_adds_to_each_observations_values_its_own_prior(tasks):
+    agent, batch = learned(tasks)
+    target = agent.td_target(batch, batch.next_obs, agent.prior(batch.next_obs))
+    steps = []
+    agent.learner.observer = lambda learner, step: steps.append(step)
+    with torch.no_grad():
+        q = agent.q(batch.obs)[:, torch.arange(8), batch.action]
+    agent.update(batch)
+    torch.testing.assert_close(steps[0].aux["prediction"], q)
+    torch.testing.assert_close(steps[0].aux["td_error"], target - q)
+
+
 def parts(agent):
     """The gradient of each member, flattened."""
     gradients: list[list[torch.Tensor]] = [[] for _ in range(K)]
