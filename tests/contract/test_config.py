@@ -1,6 +1,7 @@
 """An agent's settings are what their annotations say."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_a_setting_of_another_type_is_refused_by_name(cls):
 
 
 def test_a_network_that_remembers_is_learned_with_or_refused(cls):
-    changes = {
+    changes: dict[str, Any] = {
         "network": {"recurrent": "lstm", "dropout": 0.0, "noisy": False},
         "epsilon_start": 0.1,  # Rainbow explores by noise alone
     }
