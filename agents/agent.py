@@ -390,10 +390,10 @@ class Agent:
                 f"hindsight is {self.config.hindsight}, but the observations have no "
                 f"achieved_goal and desired_goal: leave it 0 for {space}"
             )
-        if not alike(*(space[name] for name in names)):
+        if not alike(space["achieved_goal"], space["desired_goal"]):
             raise ValueError(
                 f"hindsight is {self.config.hindsight}, but achieved_goal is {space[names[0]]} and "
-                f"desired_goal {space[names[1]]}: no goal of one is one of the other, leave it 0"
+                f"desired_goal {space[names[1]]}: make them goals of one space, or leave it 0"
             )
         achieved, desired = (self.observations.columns_of(name) for name in names)
         return {

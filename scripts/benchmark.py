@@ -92,7 +92,7 @@ class Row:
     """With the settings in which it differs from others of its name on the task."""
     seeds: list[int]
     steps: list[int]
-    """Of the final evaluations: as many as `planned`, less where a run ended early."""
+    """Of the last evaluations: `planned`, less where a run ended early or is unfinished."""
     planned: int
     episodes: int
     """In a final evaluation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 try:
+    import contextlib
     import math
     import os
     import shutil
@@ -126,10 +127,7 @@ def _record(agent: Agent, env: str, options: dict[str, Any], a: Arguments, video
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display
     with tempfile.TemporaryDirectory() as folder:
         try:
-            task = envs.make_one(env, render_mode="rgb_array", **options)
-            task.reset()
-            if not _draws(task):  # what is missing shows before the recorder has begun
-                raise BadInput(f"--video needs pictures, and {env} draws none: leave --video out")
+            task = _drawn(env, options)  # what is missing shows before the recorder has begun
             task = gymnasium.wrappers.RecordVideo(
                 task,
                 f"{folder}/video",
@@ -143,12 +141,17 @@ def _record(agent: Agent, env: str, options: dict[str, Any], a: Arguments, video
         shutil.move(next(Path(folder).glob("video/*.mp4")), video)
 
 
-def _draws(task: gymnasium.Env[Any, Any]) -> bool:
-    """Whether an environment draws a picture of itself."""
-    try:
-        return isinstance(task.render(), np.ndarray)
-    except NotImplementedError:
-        return False
+def _drawn(env: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    """An environment that draws pictures of itself. Raises BadInput where there are none."""
+    with envs.make_one(env, **options) as plain:
+        draws = "rgb_array" in plain.metadata.get("render_modes", ())
+    if draws:
+        task = envs.make_one(env, render_mode="rgb_array", **options)
+        task.reset()
+        with contextlib.suppress(NotImplementedError):
+            if isinstance(task.render(), np.ndarray):
+                return task
+    raise BadInput(f"--video needs pictures, and {env} draws none: leave --video out")
 
 
 if __name__ == "__main__":

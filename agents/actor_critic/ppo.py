@@ -35,8 +35,8 @@ class PPOConfig(AgentConfig):
     epochs: int = 10
     """Passes over each rollout."""
     batch_size: int = 64
-    """Transitions in each minibatch, or nearly: a rollout is split into ones of equal size, a
-    smaller one not at all."""
+    """Transitions in each minibatch, or nearly: a rollout is split into ones of equal size, and
+    is one itself if it is smaller."""
     sequence_length: int | None = None
     """Steps that a recurrent network learns through at a time, from the state it was in when it
     acted: minibatches are made of such stretches. None: of all that an environment gave."""

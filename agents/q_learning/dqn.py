@@ -115,9 +115,14 @@ class DQNConfig(AgentConfig):
             self.require_default(f"with value {self.value}", "loss")
         if self.priority_exponent == 0:
             self.require_default("without priorities", "importance_exponent", "importance_steps")
-        if self.exploration == "ez_greedy":
-            begins = self.epsilon_start > 0 or self.epsilon_end > 0
-            self.require("exploration", begins, "it with an epsilon above 0, which begins actions")
+        if self.epsilon_start == self.epsilon_end == 0:
+            begun = self.exploration != "ez_greedy"
+            self.require("exploration", begun, "it with an epsilon above 0, which begins actions")
+            explores = self.exploration == "boltzmann" or self.network.noisy
+            what = (
+                "an epsilon above 0 at the start or the end, network.noisy or boltzmann to explore"
+            )
+            self.require("epsilon_start", explores, what)
         if self.munchausen:
             plain = self.value == "scalar" and not self.double and self.n_step == 1
             self.require("munchausen", plain, "it with a scalar value, double=False and n_step=1")
@@ -289,15 +294,6 @@ class RainbowConfig(DQNConfig):
     epsilon_start: float = 0.0
     epsilon_end: float = 0.0
     network: NetworkConfig = field(default_factory=lambda: _network(noisy=True))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        random = self.epsilon_start > 0 or self.epsilon_end > 0 or self.exploration == "boltzmann"
-        if not (random or self.network.noisy):
-            raise ValueError(
-                "network.noisy is False and epsilon 0: nothing would explore, set network.noisy or "
-                "an epsilon above 0"
-            )
 
 
 class Rainbow(DQN):

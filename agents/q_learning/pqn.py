@@ -31,8 +31,8 @@ class PQNConfig(AgentConfig):
     epochs: int = 4
     """Passes over each rollout."""
     batch_size: int = 128
-    """Transitions in each minibatch, or nearly: a rollout is split into ones of equal size, a
-    smaller one not at all."""
+    """Transitions in each minibatch, or nearly: a rollout is split into ones of equal size, and
+    is one itself if it is smaller."""
     td_lambda: float = 0.65
     """λ of the returns: they mix those over all numbers of steps, nearer 1 the longer ones; 0 is
     one-step Q-learning."""

@@ -120,7 +120,7 @@ def _name(run: Run, label: str, runs: Sequence[Run], several: bool) -> str:
 
 
 def _steps(history: History, run: Run) -> str:
-    """How many it has taken, and of how many, should more be to come."""
+    """How many it has recorded, and of how many where that is less."""
     planned = f" of {run.steps:,}" if history.steps < run.steps else ""
     return f"{history.steps:,.0f}{planned}"
 

@@ -278,7 +278,7 @@ def test_its_own_defaults_do_not_keep_a_dqn_by_another_name_from_a_scalar(cls):
     [
         (
             {"network": NetworkConfig((8,))},
-            "nothing would explore, set network.noisy or an epsilon",
+            "epsilon_start is 0.0: use an epsilon above 0 at the start",
         ),
         ({"exploration": "ez_greedy"}, "exploration is ez_greedy: use it with an epsilon above 0"),
     ],

@@ -127,7 +127,13 @@ class DrawnBlank(CartPoleEnv):
         return None
 
 
-@pytest.mark.parametrize("made", [Undrawn, DrawnBlank])
+class WithoutModes(CartPoleEnv):
+    def __init__(self):  # which knows of no render_mode
+        super().__init__()
+        self.metadata = {"render_modes": []}
+
+
+@pytest.mark.parametrize("made", [Undrawn, DrawnBlank, WithoutModes])
 def test_a_video_of_what_draws_no_picture_is_refused(run, folder, tmp_path, monkeypatch, made):
     spec = gymnasium.spec("CartPole-v1")
     monkeypatch.setitem(gymnasium.registry, spec.id, replace(spec, entry_point=made))

@@ -43,7 +43,8 @@ def flat(h: History) -> bool:
 def _beats(curve: np.ndarray, first: np.ndarray) -> float:
     """How often a return of the last fifth of a curve beats one of the first; 0 without any.
 
-    Of a short curve of the last three, but not of its first half, in which little was learned yet.
+    Where a fifth is fewer than three, the last three count, but none of the first half, in which
+    little was learned yet.
     """
     late = curve[-max(1, min(3, len(curve) // 2), len(curve) // 5) :, None]
     return float(np.mean((late > first) + 0.5 * (late == first))) if len(late) else 0.0
