@@ -21,7 +21,7 @@ from tests.contract.support import batches, config
 GAMMA, STEPS, ENVS = 0.9, 150, 2
 STILL = OptimConfig("sgd", lr=1e-30, stats_every=0)
 """Steps too small to change a weight."""
-HALF = OptimConfig("sgd", lr=1e-30, stats_every=0, precision="bfloat16")
+HALF = replace(STILL, precision="bfloat16")
 AGENTS: list[Any] = [StreamQ, StreamSARSA]
 
 

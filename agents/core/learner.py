@@ -227,11 +227,14 @@ class Learner:
 
     def penalties(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The L1 and L2 penalties there are: each one's value and its gradient `(decaying,)`."""
-        found, weights, c = {}, self._decaying, self.config
-        if c.l1:
-            found["l1"] = c.l1 * weights.abs().sum(), c.l1 * weights.sign()
-        if c.l2:
-            found["l2"] = 0.5 * c.l2 * weights.square().sum(), c.l2 * weights
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        l1, l2 = self.config.l1, self.config.l2
+        if l1 or l2:  # else nothing is spent on them: every update asks
+            weights = self._decaying
+            if l1:
+                found["l1"] = l1 * weights.abs().sum(), l1 * weights.sign()
+            if l2:
+                found["l2"] = 0.5 * l2 * weights.square().sum(), l2 * weights
         return found
 
     def _locate(self, direction: Tensor, terms: Mapping[str, float], buffers: list[str]) -> str:
