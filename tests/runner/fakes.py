@@ -1,10 +1,13 @@
-"""A tiny agent, environments that do as they are told, and how two runs' folders are compared."""
+"""A tiny agent, environments that do as they are told, a reader that goes away, and how two runs'
+folders are compared."""
 
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -15,6 +18,23 @@ from agents.agent import Agent, AgentConfig
 from agents.core.files import join_state, read_arrays
 from agents.core.manifest import read_manifest
 from agents.memory import Replay, Rollout
+
+
+def unread(code: str, pipe: Literal["stdout", "stderr"]) -> tuple[str, str, int]:
+    """A program of which one line is read from `pipe`, and no further.
+
+    Returns that line, all of what it wrote to the other pipe, and what it ended with.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        pipes = {"stdout": process.stdout, "stderr": process.stderr}
+        left, read = pipes.pop(pipe), pipes.popitem()[1]
+        assert left is not None
+        assert read is not None
+        line = left.readline()
+        left.close()
+        return line, read.read(), process.wait()
 
 
 class Tiny(Agent):

@@ -1,7 +1,5 @@
 """What tyro says in a box of several lines is one line, in a terminal and elsewhere."""
 
-import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -11,6 +9,7 @@ import pytest
 
 from agents.runner import arguments
 from agents.runner.arguments import BadInput, bad_input, check_ranges, guarded, parse
+from tests.runner.fakes import unread
 
 TERMINAL = """\
 \x1b[31m╭─\x1b[0m\x1b[31m Unrecognized options \x1b[0m\x1b[31m──────────────────╮\x1b[0m
@@ -129,12 +128,4 @@ def test_a_reader_that_reads_no_further_gets_no_traceback():
         "    return 0\n"
         "raise SystemExit(guarded('a.py', run))\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "a line\n"
-        process.stdout.close()
-        assert process.stderr.read() == "a.py: [Errno 32] Broken pipe\n"
-        assert process.wait() == 141
+    assert unread(code, "stdout") == ("a line\n", "a.py: [Errno 32] Broken pipe\n", 141)

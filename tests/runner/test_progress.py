@@ -1,8 +1,6 @@
 """What a person sees of a run: plain lines, a live picture, and one warning."""
 
 import io
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +12,7 @@ from agents.runner.callbacks import Evaluate
 from agents.runner.evaluate import Evaluation
 from agents.runner.progress import Progress
 from agents.runner.train import Callback, train
-from tests.runner.fakes import Tiny
+from tests.runner.fakes import Tiny, unread
 
 
 def show(terminal, also=(), steps=3200):
@@ -49,14 +47,8 @@ def test_a_reader_that_reads_no_further_does_not_end_the_program():
         "    print('a result')\n"
         "    sys.stderr = None\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stderr.readline() == "a line\n"
-        process.stderr.close()
-        assert process.stdout.read() == "a result\n"
+    line, result, _ = unread(code, "stderr")
+    assert (line, result) == ("a line\n", "a result\n")
 
 
 def test_a_terminal_sees_the_layers():
