@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from importlib.util import find_spec
+from itertools import count
 from typing import Any
 
 import gymnasium
@@ -49,25 +50,26 @@ def equal(one: list[Any], other: list[Any]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("id", "steps"),
-    [*((f"MinAtar/{game}-v1", 120) for game in GAMES), ("MinAtar/Breakout-v0", 7)],
+    ("id", "first"),
+    [*((f"MinAtar/{game}-v1", False) for game in GAMES), ("MinAtar/Breakout-v0", True)],
 )
 @pytest.mark.parametrize("seed", [3, None])
-def test_minatar_goes_on_bit_for_bit(id: str, steps: int, seed: int | None) -> None:
-    goes_on(id, steps, seed)
+def test_minatar_goes_on_bit_for_bit(id: str, first: bool, seed: int | None) -> None:
+    goes_on(id, first, seed)
 
 
-@pytest.mark.parametrize(("steps", "seed"), [(150, 3), (10, None)])
-def test_atari_goes_on_bit_for_bit(steps: int, seed: int | None) -> None:
-    goes_on("ALE/Breakout-v5", steps, seed)
+@pytest.mark.parametrize(("first", "seed"), [(False, 3), (True, None)])
+def test_atari_goes_on_bit_for_bit(first: bool, seed: int | None) -> None:
+    goes_on("ALE/Breakout-v5", first, seed)
 
 
-def goes_on(id: str, steps: int, seed: int | None) -> None:
-    """In a first episode and in later ones, through JSON and arrays, beside other episodes."""
+def goes_on(id: str, first: bool, seed: int | None) -> None:
+    """In a first episode or in a later one, through JSON and arrays, beside other episodes."""
     with make(id) as tasks, make(id) as other:
         tasks.reset(seed)
-        ended = sum(len(step[-1]) for step in play(tasks, steps, 0))
-        assert ended or steps < 120 or "Freeway" in id or "Seaquest" in id
+        for actions in count(2):
+            if any(step[-1] for step in play(tasks, 10, actions)) or first:
+                break
         arrays, state = split_state(tasks.state_dict())
         state = join_state(arrays, json.loads(json.dumps(state)))
         expected = play(tasks, 60, 1)
