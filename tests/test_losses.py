@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from agents import losses
 
-many = settings(max_examples=50, deadline=None)
+many = settings(max_examples=50)
 same = torch.testing.assert_close
 
 

@@ -15,7 +15,7 @@ from agents import targets
 from envs.transition import Transition
 
 LAMBDAS = st.sampled_from([0.0, 0.3, 0.95, 1.0])
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 same = torch.testing.assert_close
 
 

@@ -176,7 +176,7 @@ vectors = st.lists(finite, min_size=4, max_size=4).map(lambda x: torch.tensor(x)
 
 
 @given(x=vectors, next_x=vectors, w=vectors, trace=vectors, reward=finite, lr=st.floats(1e-3, 10))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_bounded_step_never_overshoots_linear_values(x, next_x, w, trace, reward, lr):
     """δ keeps its sign, and one over max(|δ|, 1) of it is taken away at the most."""
 

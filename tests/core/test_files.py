@@ -60,7 +60,7 @@ TREE = st.dictionaries(
 
 
 @given(tree=TREE)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_state_comes_back_bit_for_bit(tree, tmp_path_factory):
     path = tmp_path_factory.mktemp("state") / "state.safetensors"
     arrays, rest = files.split_state(tree)

@@ -26,7 +26,7 @@ def learned(*batches: np.ndarray) -> RunningMoments:
 
 
 @given(batches=st.lists(ROWS, min_size=1, max_size=6), data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batch_by_batch_gives_the_moments_of_everything_in_any_order(batches, data):
     everything = np.concatenate([batch.astype(np.float64) for batch in batches])
     mixed = data.draw(st.permutations(batches))
@@ -48,7 +48,7 @@ def test_a_small_spread_around_a_large_mean_is_not_lost():
     bad=st.sampled_from([np.nan, np.inf, -np.inf]),
     place=st.integers(0, 1000),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_not_finite_is_refused_whole(before, batch, bad, place):
     moments = learned(before)
     state = moments.state_dict()
@@ -85,7 +85,7 @@ def test_a_state_comes_back_and_goes_on(fresh):
 
 
 @given(rows=ROWS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_normalised_columns_have_mean_0_and_variance_1_and_categories_pass(rows):
     rows[:, 1] = np.arange(len(rows))
     normalizer = ObservationNormalizer(np.array([True, False, True]), limit=10.0)
@@ -125,7 +125,7 @@ FLAGS = hnp.arrays(np.bool_, (12, 3))
     valid=FLAGS,
     gamma=st.sampled_from([0.0, 0.5, 0.99, 1.0]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_scale_is_that_of_the_discounted_returns_of_each_environment(
     reward, done, valid, gamma
 ):

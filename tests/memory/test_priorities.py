@@ -13,7 +13,7 @@ from agents.memory import Replay
 from agents.memory.replay import LEAST_ERROR
 from envs.transition import Transition
 
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 
 
 def new(capacity: int, batch: int = 8, alpha: float = 0.6, seed: int = 0, **options: Any) -> Replay:

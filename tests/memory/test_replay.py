@@ -14,7 +14,7 @@ from agents.memory import Replay
 from agents.memory.replay import FIELDS
 from envs.transition import Transition
 
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 
 
 def replay(

@@ -12,7 +12,7 @@ from agents.memory import Rollout
 from agents.memory.rollout import FIELDS
 from envs.transition import Transition
 
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 
 
 @st.composite

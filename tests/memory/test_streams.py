@@ -20,7 +20,7 @@ from agents.memory.replay import FIELDS
 from envs.transition import Transition
 from envs.vector import VectorEnv
 
-many = settings(max_examples=80, deadline=None)
+many = settings(max_examples=80)
 GAMMA = 0.9
 FRAME = 3
 KINDS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from scipy import stats
 
 from agents.memory.sum_tree import WIDEST, WIDTH, SumTree
 
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 CAPACITIES = st.one_of(st.integers(1, 40), st.integers(WIDEST - 2, 20 * WIDEST))
 
 
