@@ -130,11 +130,15 @@ class Checkpoint(Callback):
         digest = hashlib.sha256(text).hexdigest()
         shutil.rmtree(self.folder / name, ignore_errors=True)  # LATEST does not name it
         os.rename(partial, self.folder / name)
-        write_bytes(self.folder / "LATEST", f"{name} {digest}\n".encode())
+        self._name(name, digest)
         if best is not None and best["name"] == name:
             best["sha256"] = digest  # for the checkpoints to come
         self._due = False
         self._tidy()
+
+    def _name(self, name: str, digest: str) -> None:
+        """Make a checkpoint the last one, by its name and the SHA-256 of its manifest."""
+        write_bytes(self.folder / "LATEST", f"{name} {digest}\n".encode())
 
     def _write_rows(self, memory: Any) -> list[dict[str, Any]]:
         """Write the rows of a replay that no segment holds yet; the segments still needed."""
@@ -196,6 +200,8 @@ class Checkpoint(Callback):
         if self._best is not None and self._best["name"] == manifest["name"]:
             self._best["sha256"] = sha256(folder / "manifest.json")
         self.evaluation = manifest["evaluation"]
+        if not (self.folder / "LATEST").exists():  # before there is a second that it could name
+            self._name(manifest["name"], sha256(folder / "manifest.json"))
         if manifest["finished"] and manifest["stopped"]:
             run.stop(manifest["stopped"])
 

@@ -1,5 +1,6 @@
 """A run that was killed goes on as if it never was, and damaged checkpoints are refused."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -128,6 +129,22 @@ def test_killed_at_any_file_operation_it_goes_on_bit_for_bit(tmp_path, monkeypat
         assert_same_run(tmp_path / "whole", folder)
         shutil.rmtree(folder)
     assert number > 100
+
+
+def test_a_disk_too_full_to_name_the_first_checkpoint_loses_nothing(tmp_path, monkeypatch):
+    play(tmp_path / "whole", TinyReplay)
+
+    def full(path, data):
+        if path.name == "LATEST":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        files.write_bytes(path, data)
+
+    for _ in range(2):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+            patched.setattr("agents.runner.checkpoint.write_bytes", full)
+            play(tmp_path / "full", TinyReplay)
+    play(tmp_path / "full", TinyReplay)
+    assert_same_run(tmp_path / "whole", tmp_path / "full")
 
 
 def test_the_last_and_the_best_are_kept_and_nothing_else(tmp_path):
