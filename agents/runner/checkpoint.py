@@ -28,6 +28,7 @@ from agents.core.files import (
     FORMAT,
     CheckpointError,
     join_state,
+    locked,
     read_arrays,
     split_state,
     write_arrays,
@@ -49,7 +50,7 @@ class Checkpoint(Callback):
 
     The last one and the best by evaluation are kept. It has to be the last of a run's callbacks,
     so that it saves them as they are after the step. `restore` puts a run back to the last one.
-    Without it, checkpoints of another run in the folder are a ValueError.
+    Without it, checkpoints of another run in the folder are a ValueError; one at work there always.
     """
 
     def __init__(self, folder: str | Path, every: int = 0) -> None:
@@ -65,12 +66,16 @@ class Checkpoint(Callback):
         self._best: dict[str, Any] | None = None
         self._due = False
         self._agent: Agent | None = None
+        self._lock: int | None = None
 
     def started(self, run: Run) -> None:
         if run.callbacks[-1] is not self:
             raise ValueError("Checkpoint has to be the last callback, to save the others' state")
         check_name(run.agent)  # now, not at the first checkpoint
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        if not locked(self._lock):
+            raise ValueError(f"{self.folder} is in use by another run")
         if not run.restoring and self._agent not in (None, run.agent):
             raise ValueError(
                 f"this Checkpoint has another agent's in {self.folder}: make a new one"
@@ -97,6 +102,11 @@ class Checkpoint(Callback):
     def ended(self, run: Run) -> None:
         if run.finished or self.manifest["name"] != str(run.agent.steps):
             self.write(run)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write(self, run: Run) -> None:
         """Write a checkpoint of the run as it stands between two steps."""

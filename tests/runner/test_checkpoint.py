@@ -139,10 +139,11 @@ def test_a_disk_too_full_to_name_the_first_checkpoint_loses_nothing(tmp_path, mo
             raise OSError(errno.ENOSPC, "No space left on device")
         files.write_bytes(path, data)
 
-    for _ in range(2):
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-            patched.setattr("agents.runner.checkpoint.write_bytes", full)
-            play(tmp_path / "full", TinyReplay)
+    with monkeypatch.context() as patched:
+        patched.setattr("agents.runner.checkpoint.write_bytes", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                play(tmp_path / "full", TinyReplay)
     play(tmp_path / "full", TinyReplay)
     assert_same_run(tmp_path / "whole", tmp_path / "full")
 
@@ -268,6 +269,23 @@ def test_a_run_that_is_not_restored_spares_what_is_in_the_folder(interrupted, wh
         with pytest.raises(ValueError, match=r"another run, .* go on with that one by restore"):
             train(agent, training, 300, callbacks)
     assert before == {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
+    class Beside(Callback):
+        """Begins another run in the same folder, as another process may."""
+
+        def updated(self, run, metrics):
+            with pytest.raises(ValueError, match="checkpoints is in use by another run"):
+                play(seed=1)
+
+    def play(*beside, seed=0):
+        with envs.make("CartPole-v1", num_envs=1) as training:
+            agent = Tiny(training.observation_space, training.action_space, seed=seed)
+            train(agent, training, 32, [*beside, Checkpoint(tmp_path)])
+
+    play(Beside())
+    assert Tiny.from_file(tmp_path).seed == 0
 
 
 @pytest.fixture
