@@ -48,7 +48,8 @@ function ticksOf(low, high, log) {
   return ticks;
 }
 
-// lines: [{name, color, at, y, width, opacity, low, high}]; marks: [{at, number, title}]
+// lines: [{name, look: {color, dash, swatch}, at, y, width, opacity, low, high}];
+// marks: [{at, number, title}]
 function draw(parent, lines, options = {}) {
   const width = Math.max(260, parent.clientWidth || 360), height = options.height || 150;
   const box = { left: 46, right: width - 6, top: 12, bottom: height - 20 };
@@ -115,7 +116,7 @@ function draw(parent, lines, options = {}) {
       const edge = values => line.at.map(
         (at, i) => `${X(at).toFixed(1)},${Y(turn(values[i])).toFixed(1)}`);
       const points = [...edge(line.high), ...edge(line.low).reverse()].join(" ");
-      make("polygon", { points, fill: line.color, opacity: 0.13 }, svg);
+      make("polygon", { points, fill: line.look.color, opacity: 0.13 }, svg);
     }
     let path = "", pen = false;
     const known = y => y !== undefined && y !== null && !(options.log && y <= 0);
@@ -125,14 +126,15 @@ function draw(parent, lines, options = {}) {
       const place = { cx: X(at).toFixed(1), cy: Y(turn(y)).toFixed(1) };
       path += `${pen ? "L" : "M"}${place.cx} ${place.cy}`;
       if (!pen && !known(line.y[i + 1])) {  // alone, it makes no line
-        const look = { class: "alone", r: 3, fill: line.color, opacity: line.opacity || 1 };
+        const look = { class: "alone", r: 3, fill: line.look.color, opacity: line.opacity || 1 };
         make("circle", { ...place, ...look }, svg);
       }
       pen = true;
     });
     make("path", {
-      d: path, fill: "none", stroke: line.color, "stroke-width": line.width || 1.4,
-      "stroke-linejoin": "round", "stroke-linecap": "round", opacity: line.opacity || 1,
+      d: path, fill: "none", stroke: line.look.color, "stroke-width": line.width || 1.4,
+      "stroke-linejoin": "round", "stroke-linecap": line.look.dash ? "butt" : "round",
+      "stroke-dasharray": line.look.dash, opacity: line.opacity || 1,
     }, svg);
   }
   const taken = [];
@@ -167,7 +169,7 @@ function draw(parent, lines, options = {}) {
         if (Math.abs(other - at) < Math.abs(line.at[near] - at)) near = i;
       });
       const row = html("div", "", tip);
-      html("i", "", row).style.background = line.color;
+      html("i", "", row).style.background = line.look.swatch;
       row.append(`${line.name}  ${short(line.y[near])}`);
     }
     place(event);
@@ -196,6 +198,7 @@ function interpolated(at, y, grid) {
   });
 }
 
+const INK = { color: "currentColor", dash: "", swatch: "currentColor" };
 function drawReturns() {
   const parent = document.getElementById("return-charts");
   parent.replaceChildren();
@@ -204,14 +207,14 @@ function drawReturns() {
     const own = runs.filter(run => run.env === env), steps = longest(own), lines = [];
     if (new Set(runs.map(run => run.env)).size > 1) html("h3", "", parent, env);
     for (const run of own) if (run.episodes) lines.push({
-      color: run.color, at: run.episodes.at, y: run.episodes.y,
+      look: run.look, at: run.episodes.at, y: run.episodes.y,
       width: 1, opacity: own.length > 1 ? 0.12 : 0.3,
     });
     for (const group of new Set(own.map(run => run.group))) {
       const seeds = own.filter(run => run.group === group && run.evaluations);
       const alone = seeds.length === 1 && own.length === 1;
       for (const run of seeds) lines.push({
-        name: run.name, color: run.color,
+        name: run.name, look: run.look,
         at: run.evaluations.step, y: run.evaluations.mean_return,
         width: seeds.length > 1 ? 1 : 2, opacity: seeds.length > 1 ? 0.5 : 1,
         low: alone && run.evaluations.min_return, high: alone && run.evaluations.max_return,
@@ -229,7 +232,7 @@ function drawReturns() {
         const one = data.groups.length === 1;
         lines.push({
           name: `mean of ${seeds.length} seeds` + (one ? "" : `, ${data.groups[group].label}`),
-          color: one ? "#5d6b78" : data.groups[group].color, at: grid, y: mean, width: 2.6,
+          look: one ? INK : data.groups[group].look, at: grid, y: mean, width: 2.6,
         });
       }
     }
@@ -237,7 +240,7 @@ function drawReturns() {
     const legend = html("div", "legend", parent);
     for (const line of lines) if (line.name) {
       const entry = html("span", "", legend);
-      html("i", "", entry).style.background = line.color;
+      html("i", "", entry).style.background = line.look.swatch;
       entry.append(line.name);
     }
     draw(html("div", "", parent), lines, { steps, height: 260, marks });
@@ -274,7 +277,7 @@ function drawCharts() {
     html("h4", "", chart, about.title + (key.includes("/") ? ` · ${learner}` : ""));
     html("p", "", chart, about.says);
     const lines = own.map(run => ({
-      name: several ? run.name : about.title, color: run.color,
+      name: several ? run.name : about.title, look: run.look,
       at: run.statistics[key].at, y: run.statistics[key].y,
     }));
     draw(chart, lines, { ...about, steps: longest(own), marks: marksFor(own, name, learner) });
@@ -322,7 +325,7 @@ function drawHeat() {
   for (const run of runs) {
     if (data.runs.length > 1) {
       const head = html("h3", "", parent);
-      html("i", "", head).style.background = run.color;
+      html("i", "", head).style.background = run.look.swatch;
       head.append(run.name);
     }
     for (const heat of run.heat) {

@@ -41,6 +41,8 @@ COLORS = (
     *("#2563a8", "#d4600f", "#16876a", "#b3478c", "#8a6d00", "#4aa3d8", "#7a4fc0", "#5d6b78"),
     *("#c0392b", "#3f7d20"),
 )
+DASHES = ("", "6 3", "2 3")
+"""Of the first ten curves, of the next ten, and of those after these, as SVG takes them."""
 ALWAYS_MAXIMUM = ("grad_norm_max", "td_error_max", "value_max", "skipped_share")
 """Of these a thinned curve keeps the largest in each part, of the others the mean."""
 
@@ -64,15 +66,13 @@ def render(runs: Sequence[Run]) -> str:
             for run, history, found in zip(runs, histories, findings, strict=True)
         ],
         "groups": [
-            {"env": env, "label": label, "color": COLORS[i % len(COLORS)]}
-            for i, (env, label) in enumerate(groups)
+            {"env": env, "label": label, "look": _look(i)} for i, (env, label) in enumerate(groups)
         ],
         "statistics": {name: _band(statistic) for name, statistic in STATISTICS.items()},
         "heat": HEAT,
     }
     for i, run in enumerate(data["runs"]):  # a colour a run where there is one group
-        of_group = groups.index((runs[i].env, labels[id(runs[i])]))
-        run["color"] = COLORS[(of_group if several else i) % len(COLORS)]
+        run["look"] = _look(run["group"] if several else i)
     settings = [_settings(run) for run in runs]
     keys = list(dict.fromkeys(key for each in settings for key in each))
     differing = [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
@@ -89,7 +89,7 @@ def render(runs: Sequence[Run]) -> str:
         runs=[
             {
                 "name": entry["name"],
-                "color": entry["color"],
+                "swatch": entry["look"]["swatch"],
                 "path": str(run.path),
                 "steps": _steps(history, run),
                 "evaluation": _last_evaluation(history),
@@ -106,6 +106,16 @@ def render(runs: Sequence[Run]) -> str:
         healthy=HEALTHY,
         settings=settings,
     )
+
+
+def _look(i: int) -> dict[str, str]:
+    """Of the i-th curve: its colour, its dashes, and both as the background of a swatch in CSS."""
+    color, dash = COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)]
+    if not dash:
+        return {"color": color, "dash": dash, "swatch": color}
+    drawn, left = map(int, dash.split())
+    stripes = f"{color} 0 {drawn}px, transparent {drawn}px {drawn + left}px"
+    return {"color": color, "dash": dash, "swatch": f"repeating-linear-gradient(90deg, {stripes})"}
 
 
 def _title(runs: Sequence[Run]) -> str:

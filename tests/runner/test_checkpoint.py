@@ -277,14 +277,14 @@ def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
 
         def updated(self, run, metrics):
             with pytest.raises(ValueError, match="checkpoints is in use by another run"):
-                play(seed=1)
+                save(seed=1)
 
-    def play(*beside, seed=0):
+    def save(*beside, seed=0):
         with envs.make("CartPole-v1", num_envs=1) as training:
             agent = Tiny(training.observation_space, training.action_space, seed=seed)
             train(agent, training, 32, [*beside, Checkpoint(tmp_path)])
 
-    play(Beside())
+    save(Beside())
     assert Tiny.from_file(tmp_path).seed == 0
 
 

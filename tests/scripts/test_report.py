@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -29,6 +30,14 @@ def report(tmp_path: Path, *runs: Path) -> Path:
     return out
 
 
+def data_of(page: str) -> dict[str, Any]:
+    """What its script draws from."""
+    found = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
 def opened(page: Path, *options: str) -> str:
     """What the page is after its script has run."""
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
@@ -42,8 +51,7 @@ def test_nothing_is_fetched_and_everything_is_in_it(make_run: MakeRun, tmp_path:
     text = report(tmp_path, make_run()).read_text()
     assert not re.search(r'(src|href)="(?!#|data:,)', text)
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", text)
-    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
-    (run,) = data["runs"]
+    (run,) = data_of(text)["runs"]
     assert len(run["heat"][0]["layers"]) == 6
     assert run["evaluations"]["mean_return"][-1] == 500
     assert {"grad_norm", "update_ratio", "dormant", "clipped_share"} <= run["statistics"].keys()
@@ -74,6 +82,13 @@ def test_only_what_was_judged_is_called_healthy(make_run: MakeRun, tmp_path: Pat
     good, word, because = words(make_run(seed=3))
     assert (good, word) == ("good", "healthy")
     assert "healthy bands" in because
+
+
+def test_no_two_seeds_are_drawn_alike(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(tmp_path, *(make_run(seed=seed) for seed in range(12)))
+    looks = [run["look"] for run in data_of(page.read_text())["runs"]]
+    assert len({(look["color"], look["dash"]) for look in looks}) == 12
+    assert len({look["swatch"] for look in looks}) == 12
 
 
 def test_what_differs_between_runs_is_shown(make_run: MakeRun, tmp_path: Path) -> None:
