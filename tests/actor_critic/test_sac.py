@@ -144,14 +144,6 @@ def test_actor_and_temperature_wait_for_the_critics(tasks, every):
     assert counts == {"critic": 7, "actor": 7 // every, "temperature": 7 // every}
 
 
-def test_the_target_follows_by_its_share_in_every_update(tasks):
-    agent, batch = learned(SAC, tasks, tau=0.25)
-    before = agent.target.vector.clone()
-    agent.update(batch)
-    expected = before + 0.25 * (agent.critic_learner.flat.vector - before)
-    torch.testing.assert_close(agent.target.vector, expected)
-
-
 # Acting -----------------------------------------------------------------------------------------
 
 
