@@ -253,11 +253,12 @@ def test_a_summary_is_the_mean_of_its_records():
 def test_the_mean_cosine_leaves_out_the_first_update_which_has_none():
     network = build()
     learner = Learner({"net": network}, OptimConfig(stats_every=1))
-    records = [learner.minimize(loss_of(network), obs).record for obs in OBS.split(4)]
+    batches = OBS.split(4)[:3]  # the cosines of two are the same sum in any order
+    records = [learner.minimize(loss_of(network), obs).record for obs in batches]
     first, *others = (record for record in records if record is not None)
     assert np.isnan(learner.statistics.summary([first]).cosine)
     found = learner.statistics.summary([first, *others]).cosine
-    assert found == pytest.approx(learner.statistics.summary(others).cosine, rel=1e-12)
+    assert found == learner.statistics.summary(others).cosine
 
 
 def test_summaries_of_groups_are_those_of_each():
@@ -300,7 +301,6 @@ def test_no_record_is_made_when_none_is_asked_for_and_none_changes_a_weight():
 
 
 def test_hidden_units_of_a_trunk_of_ones_own_are_watched_and_let_go():
-    torch.manual_seed(0)
     trunk: Any = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())
     trunk.out_features = 4
     with torch.no_grad():
@@ -327,7 +327,6 @@ def test_hidden_units_of_a_trunk_of_ones_own_are_watched_and_let_go():
 
 
 def test_the_units_of_a_convolution_are_its_channels():
-    torch.manual_seed(0)
     trunk: Any = nn.Sequential(
         nn.Unflatten(-1, (1, 4, 6)), nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten()
     )
