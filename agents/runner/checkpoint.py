@@ -207,11 +207,12 @@ class Checkpoint(Callback):
             why = " ".join(str(error).split())
             raise CheckpointError(f"{folder} does not fit this run: {why}") from None
         self.manifest, self._best = manifest, manifest["best"]
+        digest = sha256(folder / "manifest.json")
         if self._best is not None and self._best["name"] == manifest["name"]:
-            self._best["sha256"] = sha256(folder / "manifest.json")
+            self._best["sha256"] = digest
         self.evaluation = manifest["evaluation"]
         if not (self.folder / "LATEST").exists():  # before there is a second that it could name
-            self._name(manifest["name"], sha256(folder / "manifest.json"))
+            self._name(manifest["name"], digest)
         if manifest["finished"] and manifest["stopped"]:
             run.stop(manifest["stopped"])
 
